@@ -1,0 +1,85 @@
+#include "base/file.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <climits>
+
+namespace mayfly::base {
+
+Result<UniqueFd> open_file(const std::string& path, int flags, unsigned mode) {
+  UniqueFd fd(::open(path.c_str(), flags | O_CLOEXEC, mode));
+  if (!fd.valid()) return fail_errno(errno, "open {}", path);
+  return fd;
+}
+
+Result<std::string> read_file(const std::string& path, std::size_t limit) {
+  const UniqueFd fd = TRY(open_file(path, O_RDONLY));
+  std::string content;
+  std::array<char, 65536> buffer{};
+  for (;;) {
+    const ssize_t n = ::read(fd.get(), buffer.data(), buffer.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return fail_errno(errno, "read {}", path);
+    if (n == 0) return content;
+    if (static_cast<std::size_t>(n) > limit - content.size()) {
+      return fail("{} is larger than {} bytes", path, limit);
+    }
+    content.append(buffer.data(), static_cast<std::size_t>(n));
+  }
+}
+
+Status read_exactly_at(int fd, std::span<std::byte> out, std::uint64_t offset) {
+  while (!out.empty()) {
+    const ssize_t n = ::pread(fd, out.data(), out.size(), static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return fail_errno(errno, "read {} bytes at offset {}", out.size(), offset);
+    if (n == 0) return fail("the file ends at offset {}, {} bytes early", offset, out.size());
+    out = out.subspan(static_cast<std::size_t>(n));
+    offset += static_cast<std::uint64_t>(n);
+  }
+  return {};
+}
+
+Status write_all(int fd, std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t n = ::write(fd, bytes.data(), bytes.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return fail_errno(errno, "write {} bytes", bytes.size());
+    bytes = bytes.subspan(static_cast<std::size_t>(n));
+  }
+  return {};
+}
+
+Status write_all(int fd, std::string_view text) {
+  return write_all(fd, std::as_bytes(std::span(text)));
+}
+
+Status write_file_atomically(const std::string& path, std::string_view content, unsigned mode) {
+  std::string temporary = path + ".XXXXXX";
+  UniqueFd fd(::mkostemp(temporary.data(), O_CLOEXEC));
+  if (!fd.valid()) return fail_errno(errno, "create a temporary file for {}", path);
+  Status written = write_all(fd.get(), content);
+  if (written && (::fchmod(fd.get(), mode) < 0 || ::fsync(fd.get()) < 0 ||
+                  ::rename(temporary.c_str(), path.c_str()) < 0)) {
+    written = fail_errno(errno, "finish writing");
+  }
+  if (!written) {
+    ::unlink(temporary.c_str());
+    return fail_because(std::move(written).error(), "write {}", path);
+  }
+  return {};
+}
+
+Result<std::string> executable_folder() {
+  std::array<char, PATH_MAX> path{};
+  const ssize_t n = ::readlink("/proc/self/exe", path.data(), path.size() - 1);
+  if (n < 0) return fail_errno(errno, "read /proc/self/exe");
+  const std::string_view whole(path.data(), static_cast<std::size_t>(n));
+  return std::string(whole.substr(0, whole.rfind('/')));
+}
+
+}  // namespace mayfly::base

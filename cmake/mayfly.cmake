@@ -1,0 +1,55 @@
+# What every target of this project is built with. Three functions: a library, an executable, a test.
+
+add_library(mayfly_options INTERFACE)
+target_include_directories(mayfly_options INTERFACE ${PROJECT_SOURCE_DIR})
+target_compile_definitions(mayfly_options INTERFACE _GLIBCXX_ASSERTIONS)
+target_compile_options(mayfly_options INTERFACE
+  -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wold-style-cast
+  -Wnon-virtual-dtor -Woverloaded-virtual -Wcast-qual -Wformat=2 -Wimplicit-fallthrough
+  -fno-strict-overflow)
+if(MAYFLY_WERROR)
+  target_compile_options(mayfly_options INTERFACE -Werror)
+endif()
+if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
+  # libstdc++ 12 hides std::expected from Clang 14, which reports an older date for concepts.
+  target_compile_options(mayfly_options INTERFACE -D__cpp_concepts=202002L -Wno-builtin-macro-redefined
+    -Wno-macro-redefined -Wno-gnu-statement-expression -Wthread-safety)
+endif()
+if(MAYFLY_SANITIZE)
+  target_compile_options(mayfly_options INTERFACE -fsanitize=${MAYFLY_SANITIZE} -fno-sanitize-recover=all
+    -fno-omit-frame-pointer)
+  target_link_options(mayfly_options INTERFACE -fsanitize=${MAYFLY_SANITIZE})
+endif()
+if(MAYFLY_STATIC)
+  target_compile_options(mayfly_options INTERFACE -fPIE -flto=auto -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3
+    -fstack-protector-strong -fstack-clash-protection -fcf-protection=full -ftrivial-auto-var-init=zero
+    -ffunction-sections -fdata-sections)
+  target_link_options(mayfly_options INTERFACE -static-pie -flto=auto
+    -Wl,-z,relro,-z,now,-z,noexecstack,--gc-sections)
+endif()
+
+# mayfly_library(NAME SOURCES … [DEPENDS …])
+function(mayfly_library name)
+  cmake_parse_arguments(arg "" "" "SOURCES;DEPENDS" ${ARGN})
+  add_library(${name} STATIC ${arg_SOURCES})
+  target_link_libraries(${name} PUBLIC mayfly_options ${arg_DEPENDS})
+endfunction()
+
+# mayfly_executable(NAME SOURCES … [DEPENDS …]): lands in <build>/bin
+function(mayfly_executable name)
+  cmake_parse_arguments(arg "" "" "SOURCES;DEPENDS" ${ARGN})
+  add_executable(${name} ${arg_SOURCES})
+  target_link_libraries(${name} PRIVATE mayfly_options ${arg_DEPENDS})
+endfunction()
+
+# mayfly_test(NAME LABEL label SOURCES … [DEPENDS …]): a Catch2 program, run by ctest under that label
+# (unit: no KVM; kvm: needs /dev/kvm).
+function(mayfly_test name)
+  cmake_parse_arguments(arg "" "LABEL" "SOURCES;DEPENDS" ${ARGN})
+  add_executable(${name} ${arg_SOURCES})
+  target_link_libraries(${name} PRIVATE mayfly_options mayfly_catch_main ${arg_DEPENDS})
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+  # The release flags would only make a test slower to link.
+  add_test(NAME ${arg_LABEL}/${name} COMMAND ${name})
+  set_tests_properties(${arg_LABEL}/${name} PROPERTIES LABELS ${arg_LABEL} TIMEOUT 600)
+endfunction()

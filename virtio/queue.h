@@ -1,0 +1,151 @@
+// The split virtqueue, device side (virtio 1.2, section 2.7).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "base/guest_memory.h"
+#include "base/result.h"
+
+namespace mayfly::virtio {
+
+class Interrupt;
+
+// A sequence of guest byte ranges, walked front to back. Every range was checked when the chain was taken
+// from the ring and the descriptors were copied then, so what a Reader or Writer touches is always guest
+// memory; the bytes themselves may change at any time.
+class ByteCursor {
+ public:
+  explicit ByteCursor(std::vector<std::span<std::byte>> spans);
+  [[nodiscard]] std::uint64_t remaining() const { return remaining_; }
+  // Takes up to `limit` bytes off the front as host spans, for scatter-gather I/O without a copy.
+  std::vector<std::span<std::byte>> take_spans(std::uint64_t limit);
+  // Drops up to n bytes off the front; how many.
+  std::uint64_t skip(std::uint64_t n);
+
+ protected:
+  std::vector<std::span<std::byte>> spans_;
+  std::size_t first_ = 0;  // the span that the next byte is in
+  std::uint64_t remaining_ = 0;
+};
+
+// The device-readable bytes of a chain.
+class Reader : public ByteCursor {
+ public:
+  using ByteCursor::ByteCursor;
+  // Copies min(out.size(), remaining()) bytes; how many.
+  std::size_t read(std::span<std::byte> out);
+  // A whole T, or nothing taken when fewer bytes are left.
+  template <base::Wire T>
+  std::optional<T> read_object() {
+    if (remaining() < sizeof(T)) return std::nullopt;
+    T value;
+    read(std::as_writable_bytes(std::span(&value, 1)));
+    return value;
+  }
+};
+
+// The device-writable bytes of a chain.
+class Writer : public ByteCursor {
+ public:
+  using ByteCursor::ByteCursor;
+  std::size_t write(std::span<const std::byte> in);
+  template <base::Wire T>
+  bool write_object(const T& value) {
+    if (remaining() < sizeof(T)) return false;
+    write(std::as_bytes(std::span(&value, 1)));
+    return true;
+  }
+  // Cuts the last n bytes (n <= remaining()) off into a Writer of their own: a block request's status byte.
+  Writer split_tail(std::uint64_t n);
+};
+
+// One request of the driver's: an obligation to be returned with Queue::push(). Move-only. A chain that is
+// destroyed unreturned outside of a reset is a bug of ours and is logged as an error.
+class Chain {
+ public:
+  Chain(Chain&& other) noexcept;
+  Chain& operator=(Chain&& other) noexcept;
+  Chain(const Chain&) = delete;
+  Chain& operator=(const Chain&) = delete;
+  ~Chain();
+
+  [[nodiscard]] std::uint16_t head() const { return head_; }
+  Reader& reader() { return reader_; }
+  Writer& writer() { return writer_; }
+  // The obligation is dropped with the queue it came from: only from a device's reset().
+  void abandon() { owed_ = false; }
+
+ private:
+  friend class Queue;
+  Chain(std::uint16_t head, std::vector<std::span<std::byte>> readable,
+        std::vector<std::span<std::byte>> writable);
+  std::uint16_t head_;
+  bool owed_ = true;
+  Reader reader_;
+  Writer writer_;
+};
+
+// Where the driver put a queue.
+struct QueueLayout {
+  std::uint16_t size = 0;  // entries, a power of two
+  base::GuestAddress descriptor_table;
+  base::GuestAddress available_ring;
+  base::GuestAddress used_ring;
+};
+
+// One split virtqueue, from activation to reset. Not thread-safe: used under its device's mutex.
+class Queue {
+ public:
+  // What a snapshot keeps, besides the layout.
+  struct State {
+    std::uint16_t next_available = 0;
+    std::uint16_t next_used = 0;
+    std::uint16_t signalled_used = 0;
+    bool signalled_valid = false;
+  };
+
+  Queue() = default;  // a disabled queue: ready() is false, nothing else may be called
+
+  // Checks the layout completely (size, alignment, whole extents inside guest memory, no overlap) so that
+  // ring accesses cannot fail afterwards. `features`: what was negotiated.
+  static base::Result<Queue> create(const base::GuestMemory& memory, const QueueLayout& layout,
+                                    std::uint64_t features);
+
+  [[nodiscard]] bool ready() const { return memory_ != nullptr; }
+  [[nodiscard]] std::uint16_t size() const { return layout_.size; }
+
+  // The next chain the driver made available, or nothing when there is none. An error: the driver broke the
+  // queue (index out of range, loop, range outside memory, readable after writable, …); the caller must
+  // report it with Interrupt::device_error() and use the queue no more.
+  [[nodiscard]] base::Result<std::optional<Chain>> pop();
+
+  // Gives the last popped chain back as if it had not been popped; only before any other pop() or push().
+  void undo_pop(Chain chain);
+
+  // Returns a chain with the number of bytes written to it from its start (2.7.8.2).
+  void push(Chain chain, std::uint32_t written);
+
+  // Whether the driver wants a used buffer notification for what was pushed since the last call (2.7.7.2,
+  // with or without EVENT_IDX). Call once after a batch; when true, call Interrupt::queue_used().
+  [[nodiscard]] bool should_notify();
+
+  // Asks the driver for, or spares it, available buffer notifications. enable_notifications() returns true
+  // when the driver added chains in the meantime, which the caller must then pop (no notification will come).
+  [[nodiscard]] bool enable_notifications();
+  void disable_notifications();
+
+  [[nodiscard]] State save() const { return state_; }
+  void restore(const State& state) { state_ = state; }
+
+ private:
+  const base::GuestMemory* memory_ = nullptr;
+  QueueLayout layout_;
+  std::uint64_t features_ = 0;
+  State state_;
+};
+
+}  // namespace mayfly::virtio
