@@ -1,0 +1,43 @@
+// What a virtual machine is made from: plain data, filled by api/ from JSON or by a test.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "virtio/block/device.h"
+#include "virtio/vsock/device.h"
+
+namespace mayfly::vmm {
+
+inline constexpr std::uint32_t kMostVcpus = 32;
+inline constexpr std::uint64_t kLeastMemoryMib = 1;
+inline constexpr std::uint64_t kMostMemoryMib = 1024 * 1024;
+
+struct BootSource {
+  std::string kernel_image_path;
+  std::optional<std::string> initrd_path;
+  std::optional<std::string> boot_args;  // absent: kDefaultBootArgs
+};
+
+struct MachineConfig {
+  std::uint32_t vcpu_count = 1;     // 1–kMostVcpus
+  std::uint64_t mem_size_mib = 128;  // kLeastMemoryMib–kMostMemoryMib
+};
+
+struct DriveConfig {
+  virtio::block::Config block;
+  bool is_root_device = false;
+  std::optional<std::string> partuuid;  // of the root file system's partition; absent: the whole drive
+};
+
+struct VmConfig {
+  BootSource boot;
+  MachineConfig machine;
+  std::vector<DriveConfig> drives;
+  std::optional<virtio::vsock::Config> vsock;
+  bool boot_timer = false;
+};
+
+}  // namespace mayfly::vmm
