@@ -1,0 +1,150 @@
+#include "api/config_json.h"
+
+#include <algorithm>
+#include <array>
+#include <nlohmann/json.hpp>
+
+#include "api/fields.h"
+
+namespace mayfly::api {
+
+namespace {
+
+using base::fail;
+using base::Result;
+using base::Status;
+using nlohmann::json;
+using namespace std::string_view_literals;
+
+Result<vmm::BootSource> parse_boot_source(const json& object) {
+  Fields fields = TRY(Fields::of(object, "boot-source"));
+  vmm::BootSource boot;
+  boot.kernel_image_path = TRY(fields.text("kernel_image_path"));
+  boot.initrd_path = TRY(fields.optional_text("initrd_path"));
+  boot.boot_args = TRY(fields.optional_text("boot_args"));
+  TRY(fields.finish());
+  return boot;
+}
+
+Result<vmm::MachineConfig> parse_machine_config(const json& object) {
+  Fields fields = TRY(Fields::of(object, "machine-config"));
+  vmm::MachineConfig machine;
+  machine.vcpu_count = static_cast<std::uint32_t>(TRY(fields.number("vcpu_count", 1, vmm::kMostVcpus)));
+  machine.mem_size_mib = TRY(fields.number("mem_size_mib", vmm::kLeastMemoryMib, vmm::kMostMemoryMib));
+  if (TRY(fields.flag_or("smt", false))) return fail("{}: not supported; use false", fields.path_of("smt"));
+  if (TRY(fields.flag_or("track_dirty_pages", false))) {
+    return fail("{}: not supported; use false", fields.path_of("track_dirty_pages"));
+  }
+  static constexpr std::array kHugePages = {"None"sv};
+  TRY(fields.choice("huge_pages", kHugePages));
+  static constexpr std::array kTemplates = {"None"sv};
+  TRY(fields.choice("cpu_template", kTemplates));
+  TRY(fields.finish());
+  return machine;
+}
+
+bool is_device_id(std::string_view id) {
+  return !id.empty() && std::ranges::all_of(id, [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
+  });
+}
+
+Result<vmm::DriveConfig> parse_drive(const json& object, std::string where) {
+  Fields fields = TRY(Fields::of(object, std::move(where)));
+  vmm::DriveConfig drive;
+  drive.block.id = TRY(fields.text("drive_id"));
+  if (!is_device_id(drive.block.id)) {
+    return fail("{}: \"{}\" is not made of letters, digits and _", fields.path_of("drive_id"),
+                drive.block.id);
+  }
+  drive.is_root_device = TRY(fields.flag("is_root_device"));
+  TRY(fields.refuse("socket", "vhost-user drives are not supported; use path_on_host"));
+  drive.block.path = TRY(fields.text("path_on_host"));
+  drive.block.read_only = TRY(fields.flag_or("is_read_only", false));
+  drive.partuuid = TRY(fields.optional_text("partuuid"));
+  static constexpr std::array kCacheTypes = {"Unsafe"sv, "Writeback"sv};
+  if (TRY(fields.choice("cache_type", kCacheTypes)) == "Writeback") {
+    drive.block.cache_type = virtio::block::CacheType::kWriteback;
+  }
+  static constexpr std::array kEngines = {"Sync"sv};
+  TRY(fields.choice("io_engine", kEngines));
+  TRY(fields.refuse("rate_limiter", "not supported"));
+  TRY(fields.finish());
+  return drive;
+}
+
+Result<std::vector<vmm::DriveConfig>> parse_drives(const json& array) {
+  if (!array.is_array()) return fail("drives: expected an array, got {}", show(array));
+  std::vector<vmm::DriveConfig> drives;
+  for (const json& element : array) {
+    vmm::DriveConfig drive = TRY(parse_drive(element, fmt::format("drives[{}]", drives.size())));
+    for (const vmm::DriveConfig& earlier : drives) {
+      if (earlier.block.id == drive.block.id) {
+        return fail("drives[{}].drive_id: \"{}\" is taken by another drive", drives.size(), drive.block.id);
+      }
+      if (earlier.is_root_device && drive.is_root_device) {
+        return fail("drives[{}].is_root_device: \"{}\" is the root device already", drives.size(),
+                    earlier.block.id);
+      }
+    }
+    drives.push_back(std::move(drive));
+  }
+  return drives;
+}
+
+Result<virtio::vsock::Config> parse_vsock(const json& object) {
+  Fields fields = TRY(Fields::of(object, "vsock"));
+  // 0–2 are the hypervisor, loopback and the host; all ones is "any" (virtio 1.2, 5.10.4).
+  constexpr std::uint64_t kFirstGuestCid = 3;
+  constexpr std::uint64_t kLastGuestCid = 0xffff'fffe;
+  virtio::vsock::Config vsock;
+  vsock.guest_cid =
+      static_cast<std::uint32_t>(TRY(fields.number("guest_cid", kFirstGuestCid, kLastGuestCid)));
+  vsock.uds_path = TRY(fields.text("uds_path"));
+  TRY(fields.optional_text("vsock_id"));  // deprecated there, and without effect
+  TRY(fields.finish());
+  return vsock;
+}
+
+Result<base::log::Options> parse_logger(const json& object) {
+  Fields fields = TRY(Fields::of(object, "logger"));
+  base::log::Options options;
+  options.path = TRY(fields.optional_text("log_path")).value_or("");
+  const std::string level = TRY(fields.optional_text("level")).value_or("Info");
+  const auto parsed = base::log::parse_level(level);
+  if (!parsed) {
+    return fail("{}: \"{}\" is not Off, Error, Warning, Info, Debug or Trace", fields.path_of("level"),
+                level);
+  }
+  options.level = *parsed;
+  options.show_level = TRY(fields.flag_or("show_level", false));
+  TRY(fields.flag_or("show_log_origin", false));  // lines name their thread in any case
+  TRY(fields.refuse("module", "lines cannot be filtered by module"));
+  TRY(fields.finish());
+  return options;
+}
+
+}  // namespace
+
+Result<Configuration> parse_configuration(std::string_view text) {
+  const json document = json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (document.is_discarded()) return fail("not valid JSON");
+  Fields fields = TRY(Fields::of(document, "configuration"));
+  Configuration configuration;
+  const json* boot = fields.find("boot-source");
+  if (boot == nullptr) return fail("{}: the field is required", fields.path_of("boot-source"));
+  configuration.vm.boot = TRY(parse_boot_source(*boot));
+  if (const json* machine = fields.find("machine-config")) {
+    configuration.vm.machine = TRY(parse_machine_config(*machine));
+  }
+  if (const json* drives = fields.find("drives")) configuration.vm.drives = TRY(parse_drives(*drives));
+  if (const json* vsock = fields.find("vsock")) configuration.vm.vsock = TRY(parse_vsock(*vsock));
+  if (const json* logger = fields.find("logger")) configuration.logger = TRY(parse_logger(*logger));
+  for (const std::string_view name : {"network-interfaces", "metrics", "mmds-config"}) {
+    TRY(fields.refuse(name, "not supported"));
+  }
+  TRY(fields.finish());
+  return configuration;
+}
+
+}  // namespace mayfly::api

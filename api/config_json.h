@@ -1,0 +1,22 @@
+// The configuration file: one JSON object, in the format that Firecracker's clients write.
+#pragma once
+
+#include <optional>
+#include <string_view>
+
+#include "base/log.h"
+#include "base/result.h"
+#include "vmm/config.h"
+
+namespace mayfly::api {
+
+struct Configuration {
+  vmm::VmConfig vm;
+  std::optional<base::log::Options> logger;
+};
+
+// Keys: boot-source, machine-config, drives, vsock, logger. Errors name the field and the value. Pure: opens
+// nothing.
+base::Result<Configuration> parse_configuration(std::string_view text);
+
+}  // namespace mayfly::api

@@ -1,0 +1,115 @@
+#include "api/config_json.h"
+
+#include <catch2/catch.hpp>
+#include <nlohmann/json.hpp>
+
+using mayfly::api::Configuration;
+using mayfly::api::parse_configuration;
+using nlohmann::json;
+
+namespace {
+
+json full() {
+  return json::parse(R"({
+    "boot-source": {"kernel_image_path": "/k", "initrd_path": null, "boot_args": "a b"},
+    "machine-config": {"vcpu_count": 4, "mem_size_mib": 256, "smt": false, "huge_pages": "None"},
+    "drives": [
+      {"drive_id": "root_1", "is_root_device": true, "path_on_host": "/r", "is_read_only": true},
+      {"drive_id": "data", "is_root_device": false, "path_on_host": "/d", "cache_type": "Writeback", "partuuid": "x"}
+    ],
+    "network-interfaces": [],
+    "vsock": {"guest_cid": 3, "uds_path": "/v", "vsock_id": "old"},
+    "logger": {"log_path": "/l", "level": "debug", "show_level": true, "show_log_origin": true}
+  })");
+}
+
+std::string error_of(const json& document) {
+  const auto result = parse_configuration(document.dump());
+  REQUIRE_FALSE(result.has_value());
+  return result.error().message;
+}
+
+}  // namespace
+
+TEST_CASE("a whole configuration file is read") {
+  const auto result = parse_configuration(full().dump());
+  REQUIRE(result.has_value());
+  const Configuration& c = *result;
+  CHECK(c.vm.boot.kernel_image_path == "/k");
+  CHECK_FALSE(c.vm.boot.initrd_path.has_value());
+  CHECK(c.vm.boot.boot_args == "a b");
+  CHECK(c.vm.machine.vcpu_count == 4);
+  CHECK(c.vm.machine.mem_size_mib == 256);
+  REQUIRE(c.vm.drives.size() == 2);
+  CHECK(c.vm.drives[0].is_root_device);
+  CHECK(c.vm.drives[0].block.read_only);
+  CHECK(c.vm.drives[0].block.cache_type == mayfly::virtio::block::CacheType::kUnsafe);
+  CHECK(c.vm.drives[1].block.cache_type == mayfly::virtio::block::CacheType::kWriteback);
+  CHECK(c.vm.drives[1].partuuid == "x");
+  REQUIRE(c.vm.vsock.has_value());
+  CHECK(c.vm.vsock->guest_cid == 3);
+  REQUIRE(c.logger.has_value());
+  CHECK(c.logger->level == mayfly::base::log::Level::kDebug);
+}
+
+TEST_CASE("only the boot source is required, and the rest has defaults") {
+  const auto result = parse_configuration(R"({"boot-source": {"kernel_image_path": "/k"}})");
+  REQUIRE(result.has_value());
+  CHECK(result->vm.machine.vcpu_count == 1);
+  CHECK(result->vm.machine.mem_size_mib == 128);
+  CHECK(result->vm.drives.empty());
+  CHECK_FALSE(result->vm.vsock.has_value());
+}
+
+TEST_CASE("what is not a JSON object is refused") {
+  for (const char* text : {"", "{", "[]", "7", "\"x\"", "{\"a\":1}x"}) {
+    CAPTURE(text);
+    CHECK_FALSE(parse_configuration(text).has_value());
+  }
+  CHECK_FALSE(parse_configuration(std::string(100000, '[')).has_value());
+}
+
+TEST_CASE("each wrong field is refused by name and value") {
+  struct Case {
+    const char* pointer;
+    json value;
+    const char* expected;  // part of the message
+  };
+  const std::vector<Case> cases = {
+      {"/boot-source/kernel_image_path", 7, "boot-source.kernel_image_path: expected a string, got 7"},
+      {"/boot-source/kernel_image_path", nullptr, "boot-source.kernel_image_path: the field is required"},
+      {"/boot-source/kernel_image_path", std::string("a\0b", 3), "without NUL"},
+      {"/boot-source/colour", "red", "boot-source.colour: unknown field"},
+      {"/machine-config/vcpu_count", 0, "a whole number from 1 to 32, got 0"},
+      {"/machine-config/vcpu_count", 33, "a whole number from 1 to 32, got 33"},
+      {"/machine-config/vcpu_count", -1, "got -1"},
+      {"/machine-config/vcpu_count", 1.5, "got 1.5"},
+      {"/machine-config/vcpu_count", "2", "got \"2\""},
+      {"/machine-config/mem_size_mib", 1048577, "machine-config.mem_size_mib"},
+      {"/machine-config/smt", 1, "true or false"},
+      {"/machine-config/cpu_template", "T2", "machine-config.cpu_template"},
+      {"/drives/0/drive_id", "a-b", "drives[0].drive_id: \"a-b\""},
+      {"/drives/1/drive_id", "root_1", "taken by another drive"},
+      {"/drives/1/is_root_device", true, "\"root_1\" is the root device already"},
+      {"/drives/1/socket", "/s", "vhost-user"},
+      {"/drives/1/cache_type", "Fast", "one of Unsafe, Writeback"},
+      {"/drives", json::object(), "drives: expected an array"},
+      {"/vsock/guest_cid", 2, "a whole number from 3"},
+      {"/vsock/guest_cid", 4294967295U, "vsock.guest_cid"},
+      {"/logger/level", "Loud", "\"Loud\""},
+      {"/metrics", {{"metrics_path", "/m"}}, "metrics"},
+      {"/bogus", 1, "configuration.bogus: unknown field"},
+  };
+  for (const Case& c : cases) {
+    json document = full();
+    document[json::json_pointer(c.pointer)] = c.value;
+    CAPTURE(c.pointer, c.value.dump());
+    CHECK_THAT(error_of(document), Catch::Contains(c.expected));
+  }
+}
+
+TEST_CASE("an error shows no more than a line of the value") {
+  json document = full();
+  document["machine-config"]["vcpu_count"] = std::string(100000, 'x');
+  CHECK(error_of(document).size() < 200);
+}
