@@ -1,0 +1,234 @@
+"""What the lab boots: Debian's own kernel, and an initrd of its modules and our agent. Made once and kept in the cache.
+
+    <cache>/kernel/<version>/   vmlinux, modules/ (as /lib/modules/<release> would be)
+    <cache>/image/<hash>/       initrd, release; the hash is over everything that goes in
+"""
+
+import glob
+import hashlib
+import lzma
+import os
+import shutil
+import struct
+import subprocess
+import tempfile
+
+from common import FileLock, LabError, ROOT, cache_folder, say
+
+AGENT = os.path.join(ROOT, "lab", "agent")
+COMPILE = ["g++", "-std=c++20", "-O2", "-static", "-s", "-fno-exceptions", "-Wl,--gc-sections"]
+
+# Needed to reach the root file system, in order; what they depend on is found in the modules themselves.
+FIRST = ["virtio_pci", "9pnet_virtio", "9p", "overlay"]
+# Needed by commands; loaded while the root is being mounted.
+REST = ["virtio_console", "kvm-amd", "tun"]
+# Kept for modprobe inside.
+KEEP = ["kernel/arch/x86/kvm", "kernel/arch/x86/crypto", "kernel/block", "kernel/crypto", "kernel/drivers/block",
+        "kernel/drivers/char", "kernel/drivers/crypto/ccp", "kernel/drivers/md", "kernel/drivers/net/*.ko",
+        "kernel/drivers/net/ipvlan", "kernel/drivers/net/macvlan*", "kernel/drivers/vhost", "kernel/drivers/virtio",
+        "kernel/fs", "kernel/lib", "kernel/net", "kernel/virt", "kernel/mm"]
+
+PACKAGES = {"qemu-system-x86_64": "qemu-system-x86", "g++": "g++", "depmod": "kmod"}
+
+
+def find_tool(name):
+    return shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
+
+
+def require_tools():
+    """Installs the few Debian packages the lab needs, or says how."""
+    missing = sorted({package for tool, package in PACKAGES.items() if not find_tool(tool)})
+    if not missing:
+        return
+    command = ["apt-get", "install", "-y", "--no-install-recommends"] + missing
+    if not shutil.which("apt-get"):
+        raise LabError("needs %s; install what provides them (the lab is made for Debian 12)" % ", ".join(missing))
+    if os.getuid() != 0:
+        if not shutil.which("sudo") or subprocess.run(["sudo", "-n", "true"], capture_output=True).returncode != 0:
+            raise LabError("needs packages; run: sudo " + " ".join(command))
+        command = ["sudo", "-n"] + command
+    say("installing " + " ".join(missing))
+    if subprocess.run(command, stdin=subprocess.DEVNULL, stdout=2).returncode != 0:
+        raise LabError("could not install %s; try: apt-get update && %s" % (" ".join(missing), " ".join(command)))
+
+
+def newest_kernel_package():
+    shown = subprocess.run(["apt-cache", "depends", "linux-image-amd64"], capture_output=True, text=True).stdout
+    for line in shown.splitlines():
+        word = line.split()[-1]
+        if line.strip().startswith("Depends:") and word.startswith("linux-image-"):
+            return word
+    raise LabError("apt knows no package linux-image-amd64; run apt-get update first")
+
+
+def extract_vmlinux(bzimage):
+    """The kernel inside a bzImage (Linux's Documentation/x86/boot.rst), so that it is not unpacked on an emulated CPU."""
+    with open(bzimage, "rb") as file:
+        data = file.read()
+    offset, length = struct.unpack_from("<II", data, 0x248)
+    start = (data[0x1F1] + 1) * 512 + offset
+    if data[0x202:0x206] == b"HdrS" or data[start:start + 6] != b"\xfd7zXZ\0":
+        if data[start:start + 6] != b"\xfd7zXZ\0":
+            raise LabError("%s is not compressed as expected (xz)" % bzimage)
+    return lzma.LZMADecompressor(format=lzma.FORMAT_XZ).decompress(data[start:start + length])
+
+
+def fetch_kernel(folder):
+    package = newest_kernel_package()
+    say("fetching Debian's %s (once; 70 MB)" % package)
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        got = subprocess.run(["apt-get", "download", package], cwd=work, capture_output=True, text=True)
+        packages = glob.glob(work + "/*.deb")
+        if got.returncode != 0 or not packages:
+            raise LabError("could not download %s: %s" % (package, (got.stderr.strip().splitlines() or ["?"])[-1]))
+        version = os.path.basename(packages[0])[:-len(".deb")]
+        unpacked = work + "/unpacked"
+        subprocess.run(["dpkg", "-x", packages[0], unpacked], check=True)
+        made = work + "/made"
+        os.makedirs(made)
+        with open(made + "/vmlinux", "wb") as file:
+            file.write(extract_vmlinux(glob.glob(unpacked + "/boot/vmlinuz-*")[0]))
+        keep_modules(glob.glob(unpacked + "/lib/modules/*")[0], made + "/modules")
+        shutil.copy(glob.glob(unpacked + "/boot/config-*")[0], made + "/config")
+        target = os.path.join(folder, version)
+        shutil.rmtree(target, ignore_errors=True)
+        os.rename(made, target)
+    return target
+
+
+def keep_modules(source, target):
+    """Copies the folders of KEEP; depmod wants to find them as <base>/lib/modules/<release>."""
+    release = os.path.basename(source)
+    base = os.path.dirname(target) + "/tree"
+    inside = os.path.join(base, "lib", "modules", release)
+    for pattern in KEEP:
+        for path in glob.glob(os.path.join(source, pattern)):
+            goal = os.path.join(inside, os.path.relpath(path, source))
+            os.makedirs(os.path.dirname(goal), exist_ok=True)
+            (shutil.copytree if os.path.isdir(path) else shutil.copy)(path, goal)
+    for name in ("modules.order", "modules.builtin", "modules.builtin.modinfo"):
+        shutil.copy(os.path.join(source, name), inside)
+    subprocess.run([find_tool("depmod"), "-b", base, release], check=True)
+    os.rename(inside, target)
+    with open(target + "/release", "w") as file:
+        file.write(release)
+
+
+def module_files(modules, names):
+    """The files of modules `names` and of all they depend on, dependencies first."""
+    files = {}
+    for folder, _, found in os.walk(modules):
+        for file in found:
+            if file.endswith(".ko"):
+                files[file[:-3].replace("-", "_")] = os.path.join(folder, file)
+    ordered = []
+
+    def add(name):
+        path = files.get(name.replace("-", "_"))
+        if path is None:
+            raise LabError("Debian's kernel package has no module %s" % name)
+        if path in ordered:
+            return
+        with open(path, "rb") as file:
+            for entry in file.read().split(b"\0"):
+                if entry.startswith(b"depends="):
+                    for needed in entry[len(b"depends="):].decode().split(","):
+                        if needed:
+                            add(needed)
+        ordered.append(path)
+
+    for name in names:
+        add(name)
+    return ordered
+
+
+class Cpio:
+    """An initrd: the newc format of Linux's Documentation/driver-api/early-userspace/buffer-format.rst."""
+
+    def __init__(self):
+        self._parts = []
+        self._count = 0
+
+    def add(self, name, mode, data=b"", device=(0, 0)):
+        self._count += 1
+        raw = name.encode() + b"\0"
+        fields = (self._count, mode, 0, 0, 1, 0, len(data), 0, 0, device[0], device[1], len(raw), 0)
+        header = b"070701" + b"".join(b"%08X" % field for field in fields)
+        self._parts += [self._pad(header + raw), self._pad(data)]
+
+    def finish(self):
+        self.add("TRAILER!!!", 0)
+        return b"".join(self._parts)
+
+    @staticmethod
+    def _pad(data):
+        return data + b"\0" * (-len(data) % 4)
+
+
+def build_initrd(kernel, agent):
+    cpio = Cpio()
+    for folder in ("dev", "modules"):
+        cpio.add(folder, 0o040755)
+    cpio.add("dev/console", 0o020600, device=(5, 1))
+    with open(agent, "rb") as file:
+        cpio.add("init", 0o100755, file.read())
+    seen = set()
+    for part, names in (("first", FIRST), ("rest", REST)):
+        files = [path for path in module_files(kernel + "/modules", names) if path not in seen]
+        seen.update(files)
+        cpio.add("modules/" + part, 0o100644, "".join(os.path.basename(path) + "\n" for path in files).encode())
+        for path in files:
+            with open(path, "rb") as file:
+                cpio.add("modules/" + os.path.basename(path), 0o100644, file.read())
+    return cpio.finish()
+
+
+def agent_sources():
+    return sorted(glob.glob(AGENT + "/*.h") + glob.glob(AGENT + "/*.cpp"))
+
+
+def hash_of_inputs(kernel):
+    digest = hashlib.sha256(os.path.basename(kernel).encode())
+    for path in [os.path.realpath(__file__)] + agent_sources():
+        with open(path, "rb") as file:
+            digest.update(os.path.basename(path).encode() + b"\0" + file.read())
+    return digest.hexdigest()[:16]
+
+
+def build_image(kernel, target):
+    say("building the lab's initrd")
+    with tempfile.TemporaryDirectory(dir=os.path.dirname(target)) as work:
+        agent = work + "/agent"
+        sources = [path for path in agent_sources() if path.endswith(".cpp")]
+        subprocess.run(COMPILE + sources + ["-o", agent], check=True, stdout=2)
+        made = work + "/made"
+        os.makedirs(made)
+        with open(made + "/initrd", "wb") as file:
+            file.write(build_initrd(kernel, agent))
+        os.rename(made, target)
+
+
+def latest_kernel(folder):
+    found = [path for path in glob.glob(folder + "/linux-image-*") if os.path.exists(path + "/vmlinux")]
+    return max(found, key=os.path.getmtime, default=None)
+
+
+def prepare(update=False):
+    """Returns (vmlinux, initrd, modules), making what is missing. `update` takes the newest kernel apt has."""
+    cache = cache_folder()
+    kernels, images = os.path.join(cache, "kernel"), os.path.join(cache, "image")
+    kernel = latest_kernel(kernels)
+    image = os.path.join(images, hash_of_inputs(kernel)) if kernel else ""
+    if update or not kernel or not os.path.exists(image + "/initrd") or not find_tool("qemu-system-x86_64"):
+        os.makedirs(kernels, exist_ok=True)
+        os.makedirs(images, exist_ok=True)
+        lock = FileLock(os.path.join(cache, "lock"))
+        require_tools()
+        kernel = latest_kernel(kernels)
+        if update or not kernel:
+            kernel = fetch_kernel(kernels)
+        image = os.path.join(images, hash_of_inputs(kernel))
+        if not os.path.exists(image + "/initrd"):
+            build_image(kernel, image)
+        lock.release()
+    return kernel + "/vmlinux", image + "/initrd", kernel + "/modules"

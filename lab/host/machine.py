@@ -1,0 +1,258 @@
+"""One emulated host: its QEMU process, and the keeper that watches over it.
+
+The keeper is a process of its own, so that QEMU's end and the removal of the state folder do not depend on how the
+caller ends. It holds the lock of the state folder for as long as it lives; a folder whose lock is free is rubbish.
+
+    <state>/lock           held by the keeper
+    <state>/control        socket: stop, suspect
+    <state>/info           JSON: what runs, and what became of those before it
+    <state>/slot-N         socket of slot N        <state>/slot-N.lock   held by whoever uses it
+    <state>/console.log    what the lab's kernel said      <state>/qemu.log     what QEMU said
+"""
+
+import ctypes
+import json
+import os
+import re
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.parse
+
+from common import FileLock, LabError, say
+import image
+
+# The lab's kernel is in trouble that it does not recover from.
+TROUBLE = re.compile(rb"soft lockup|hard LOCKUP|rcu: INFO: rcu_\w+ .*detected stalls|Kernel panic|lab: boot failed.*")
+
+KERNEL_OPTIONS = ("console=ttyS0 quiet loglevel=4 panic=-1 oops=panic mitigations=off nokaslr "
+                  "tsc=reliable no_timer_check audit=0 random.trust_cpu=on")
+
+
+class Settings:
+    """What a lab is made of. Two labs with equal settings are interchangeable."""
+
+    def __init__(self, cpus, memory, slots, out):
+        self.cpus, self.memory, self.slots, self.out = cpus, memory, slots, out
+
+
+def qemu_command(settings, files, state):
+    vmlinux, initrd, modules = files
+    options = "%s lab.slots=%d lab.out=%s lab.modules=%s" % (
+        KERNEL_OPTIONS, settings.slots, urllib.parse.quote(settings.out), urllib.parse.quote(modules))
+    share = "local,id=%s,path=%s,security_model=none,multidevs=remap%s"
+    command = [
+        image.find_tool("qemu-system-x86_64"), "-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max,+svm,+npt",
+        "-smp", str(settings.cpus), "-m", str(settings.memory), "-nodefaults", "-no-user-config", "-display", "none",
+        "-no-reboot", "-kernel", vmlinux, "-initrd", initrd, "-append", options,
+        "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
+        "-fsdev", share % ("root", "/", ",readonly=on"), "-device", "virtio-9p-pci,fsdev=root,mount_tag=root",
+        "-fsdev", share % ("out", settings.out.replace(",", ",,"), ""),
+        "-device", "virtio-9p-pci,fsdev=out,mount_tag=out",
+        "-device", "virtio-serial-pci,max_ports=%d" % (settings.slots + 1)]
+    for slot in range(1, settings.slots + 1):
+        command += ["-chardev", "socket,id=slot%d,path=%s/slot-%d,server=on,wait=off" % (slot, state, slot),
+                    "-device", "virtserialport,chardev=slot%d,nr=%d" % (slot, slot)]
+    return command
+
+
+def set_death_signal():
+    """In the child: die with the parent (prctl PR_SET_PDEATHSIG), however that ends."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+class Keeper:
+    """The watching process. Ends when its owner does, when told to stop, or when nobody has used the lab for long."""
+
+    def __init__(self, state, settings, files, owner, restarts, idle_limit):
+        self._state, self._settings, self._files = state, settings, files
+        self._owner = os.pidfd_open(owner) if owner else -1
+        self._restarts, self._idle_limit = restarts, idle_limit
+        self._generation, self._fates = 0, {}
+        self._qemu = None  # None after trouble in a lab that is not started afresh, until its owner has read why
+        self._console_tail = b""
+        self._last_use = time.monotonic()
+
+    def start_qemu(self):
+        self._generation += 1
+        log = open(self._state + "/qemu.log", "ab")
+        self._console = open(self._state + "/console.log", "ab")
+        self._console_tail = b""
+        self._qemu = subprocess.Popen(
+            qemu_command(self._settings, self._files, self._state), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=log, cwd="/", preexec_fn=set_death_signal)
+        self._qemu_fd = os.pidfd_open(self._qemu.pid)
+        self._write_info()
+
+    def _write_info(self):
+        info = dict(vars(self._settings), keeper=os.getpid(), qemu=self._qemu.pid if self._qemu else 0, generation=self._generation,
+                    fates=self._fates)
+        with open(self._state + "/info.new", "w") as file:
+            json.dump(info, file)
+        os.rename(self._state + "/info.new", self._state + "/info")
+
+    def run(self):
+        self._control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._control.bind(self._state + "/control")
+        self._control.listen(16)
+        self.start_qemu()
+        while self._serve_once():
+            pass
+        self._end_qemu()
+
+    def _serve_once(self):
+        watched = [self._control.fileno()]
+        if self._qemu:
+            watched += [self._qemu.stdout.fileno(), self._qemu_fd]
+        if self._owner >= 0:
+            watched.append(self._owner)
+        ready, _, _ = select.select(watched, [], [], 5)
+        if self._owner in ready:
+            return False
+        if self._control.fileno() in ready and not self._answer():
+            return False
+        trouble = None
+        if self._qemu and (self._qemu.stdout.fileno() in ready or self._qemu_fd in ready):
+            trouble = self._read_console()
+            if self._qemu_fd in ready and not trouble:
+                trouble = "QEMU ended" + self._last_words()
+        if trouble:
+            self._start_afresh(trouble)
+        return not self._idle_too_long()
+
+    def _last_words(self):
+        with open(self._state + "/qemu.log") as log:
+            lines = log.read().strip().splitlines()
+        return ": " + lines[-1] if lines else ""
+
+    def _read_console(self):
+        data = os.read(self._qemu.stdout.fileno(), 65536)
+        self._console.write(data)
+        self._console.flush()
+        self._console_tail = (self._console_tail + data)[-4096:]
+        found = TROUBLE.search(self._console_tail)
+        if not found:
+            return None
+        line = self._console_tail[found.start():].split(b"\n")[0]
+        return line.decode(errors="replace").strip()[:100]
+
+    def _start_afresh(self, trouble):
+        """The fate of this generation is written before its sockets close, so that clients find it."""
+        self._fates[str(self._generation)] = trouble
+        self._write_info()
+        self._end_qemu()
+        if self._restarts:
+            self.start_qemu()
+
+    def _answer(self):
+        peer, _ = self._control.accept()
+        with peer:
+            peer.settimeout(5)
+            try:
+                words = peer.recv(4096).decode().split(" ", 2)
+            except OSError:
+                return True
+            if words[0] == "suspect" and words[1] == str(self._generation) and self._qemu:
+                self._start_afresh(words[2])
+            return words[0] != "stop"
+
+    def _idle_too_long(self):
+        if not self._idle_limit:
+            return False
+        locks = [FileLock("%s/slot-%d.lock" % (self._state, n + 1), wait=False) for n in range(self._settings.slots)]
+        if not all(lock.held for lock in locks):
+            self._last_use = time.monotonic()
+        for lock in locks:
+            lock.release()
+        return time.monotonic() - self._last_use > self._idle_limit
+
+    def _end_qemu(self):
+        if self._qemu:
+            self._qemu.kill()
+            self._qemu.wait()
+            self._qemu.stdout.close()
+            os.close(self._qemu_fd)
+        self._qemu = None
+
+
+def start_keeper(state, settings, files, owner=0, restarts=False, idle_limit=0):
+    """Forks the keeper into a session of its own. Returns its pid; `state` is gone when it has ended.
+
+    The caller holds the lock of the folder of states."""
+    os.makedirs(state, exist_ok=True)
+    lock = FileLock(state + "/lock")
+    pid = os.fork()
+    if pid:
+        lock.release()
+        return pid
+    status = 1
+    try:
+        os.setsid()
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT):
+            signal.signal(number, signal.SIG_IGN)
+        null, log = os.open("/dev/null", os.O_RDWR), os.open(state + "/keeper.log", os.O_WRONLY | os.O_CREAT, 0o600)
+        for fd, source in ((0, null), (1, null), (2, log)):
+            os.dup2(source, fd)
+        os.closerange(3, lock.fd)
+        os.closerange(lock.fd + 1, 65536)
+        Keeper(state, settings, files, owner, restarts, idle_limit).run()
+        status = 0
+    finally:
+        if status == 0:
+            shutil.rmtree(state, ignore_errors=True)
+        os._exit(status)
+
+
+def read_info(state):
+    try:
+        with open(state + "/info") as file:
+            return json.load(file)
+    except (OSError, ValueError):
+        return None
+
+
+def alive(state):
+    """Whether a keeper holds the state folder."""
+    if not os.path.exists(state + "/lock"):
+        return False
+    lock = FileLock(state + "/lock", wait=False)
+    held = not lock.held
+    lock.release()
+    return held
+
+
+def tell(state, message):
+    """Sends the keeper a line, and waits until it has acted or is gone."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
+            control.connect(state + "/control")
+            control.sendall(message.encode())
+            control.recv(1)
+    except OSError:
+        pass
+
+
+def remove_rubbish(folder):
+    """Removes what a keeper that was killed could not: its QEMU died with it."""
+    for name in os.listdir(folder):
+        state = os.path.join(folder, name)
+        if os.path.isdir(state) and not alive(state):
+            shutil.rmtree(state, ignore_errors=True)
+
+
+def tell_until_listening(state, message):
+    """As tell(), but for a keeper that may just be starting."""
+    while alive(state) and not os.path.exists(state + "/control"):
+        time.sleep(0.01)
+    tell(state, message)
+
+
+def wait_until_gone(state):
+    deadline = time.monotonic() + 30
+    while alive(state):
+        if time.monotonic() > deadline:
+            raise LabError("the lab in %s does not end" % state)
+        time.sleep(0.02)
