@@ -1,0 +1,114 @@
+#!/usr/bin/env bash
+# Installs what the tests need, builds, runs every suite, and ends with a summary line.
+set -u -o pipefail
+. "$(dirname "$0")/common.sh"
+
+usage="usage: scripts/test.sh [SUITE…]
+
+Suites, all of them when none is named:
+  format   the sources are formatted as .clang-format says
+  dev      unit tests and tiny KVM guests, debug build
+  asan     the same under the address and undefined-behaviour sanitizers
+  tsan     the same under the thread sanitizer
+  fuzz     each fuzzer for a short while
+  lab      the lab itself
+  guest    Linux guests, in the lab where there is no hardware virtualization
+
+Logs are in build/logs/."
+suites=()
+for word in "$@"; do
+  case $word in
+    format | dev | asan | tsan | fuzz | lab | guest) suites+=("$word") ;;
+    --help | -h) printf '%s\n' "$usage"; exit 0 ;;
+    *) printf 'test.sh: no suite is named "%s"\n%s\n' "$word" "$usage" >&2; exit 2 ;;
+  esac
+done
+[ ${#suites[@]} -gt 0 ] || suites=(format dev asan tsan fuzz lab guest)
+
+passed=0 failed=0
+# count LOG STATUS: adds what a suite's log says of itself, in ctest's words or as "N passed, N failed".
+count() {
+  local log=$1 status=$2 good bad
+  good=$(sed -n 's/^.*: *\([0-9]*\) passed, [0-9]* failed.*$/\1/p; s/^\([0-9]*\) passed, [0-9]* failed.*$/\1/p' "$log" | awk '{n += $1} END {print n + 0}')
+  bad=$(sed -n 's/^\(.*: *\)\{0,1\}[0-9]* passed, \([0-9]*\) failed.*$/\2/p' "$log" | awk '{n += $1} END {print n + 0}')
+  if grep -q 'tests passed, .* tests failed out of' "$log"; then
+    bad=$((bad + $(sed -n 's/^.*% tests passed, \([0-9]*\) tests failed out of .*$/\1/p' "$log" | tail -1)))
+    good=$((good + $(sed -n 's/^.*tests failed out of \([0-9]*\).*$/\1/p' "$log" | tail -1) - bad))
+  fi
+  [ $((good + bad)) -gt 0 ] || { [ "$status" -eq 0 ] && good=1; }
+  [ "$status" -eq 0 ] || [ "$bad" -gt 0 ] || bad=1
+  passed=$((passed + good)) failed=$((failed + bad))
+}
+
+# suite TITLE COMMAND…
+suite() {
+  local status=0 log
+  log=build/logs/$(printf '%s' "$1" | tr -c 'A-Za-z0-9\n' '-' | cut -c1-60).log
+  step "$@" || status=$?
+  count "$log" "$status"
+}
+
+ctest_preset() { ctest --test-dir "build/$1" --output-on-failure --no-tests=error; }
+
+format_suite() {
+  git ls-files '*.h' '*.cpp' | xargs clang-format --dry-run --Werror
+}
+
+fuzz_suite() {
+  local fuzzer status=0 good=0 bad=0
+  for fuzzer in build/fuzz/fuzz/*; do
+    [ -x "$fuzzer" ] && [ -f "$fuzzer" ] || continue
+    mkdir -p "build/fuzz/corpus/$(basename "$fuzzer")"
+    if "$fuzzer" -max_total_time="${MAYFLY_FUZZ_SECONDS:-20}" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+      -artifact_prefix="build/fuzz/$(basename "$fuzzer")-" "build/fuzz/corpus/$(basename "$fuzzer")"; then
+      good=$((good + 1))
+    else
+      bad=$((bad + 1)) status=1
+    fi
+  done
+  printf '%d passed, %d failed\n' "$good" "$bad"
+  return "$status"
+}
+
+hardware_virtualization() { grep -qwE 'vmx|svm' /proc/cpuinfo && [ -w /dev/kvm ]; }
+
+guest_suite() {
+  if hardware_virtualization; then
+    tests/guest/run_test.sh
+  else
+    lab/run --timeout 1500 -- tests/guest/run_test.sh
+  fi
+}
+
+start=$SECONDS
+need_packages "${build_packages[@]}" catch2 clang clang-format python3 file
+for name in "${suites[@]}"; do
+  case $name in
+    format) suite "Formatting" format_suite ;;
+    dev)
+      step "Build: dev" build_preset dev || { failed=$((failed + 1)); continue; }
+      suite "Tests: dev" ctest_preset dev
+      ;;
+    asan)
+      step "Build: asan-ubsan" build_preset asan-ubsan || { failed=$((failed + 1)); continue; }
+      suite "Tests: asan-ubsan" ctest_preset asan-ubsan
+      ;;
+    tsan)
+      step "Build: tsan" build_preset tsan || { failed=$((failed + 1)); continue; }
+      suite "Tests: tsan" ctest_preset tsan
+      ;;
+    fuzz)
+      step "Build: fuzz" build_preset fuzz fuzzers || { failed=$((failed + 1)); continue; }
+      suite "Fuzzers" fuzz_suite
+      ;;
+    lab) suite "Lab" lab/test.sh ;;
+    guest)
+      scripts/build.sh || { failed=$((failed + 1)); continue; }
+      suite "Linux guests" guest_suite
+      ;;
+  esac
+done
+
+printf '\nLogs: build/logs/  Time: %d min %d s\n' $(((SECONDS - start) / 60)) $(((SECONDS - start) % 60))
+printf '%d passed, %d failed\n' "$passed" "$failed"
+[ "$failed" -eq 0 ]
