@@ -14,6 +14,10 @@ namespace mayfly::virtio {
 
 class Interrupt;
 
+// Keeps every store before it from passing any load after it (and all else likewise). Both sides of a ring
+// need it between "I tell you" and "I look at what you told me".
+void full_fence();
+
 // A sequence of guest byte ranges, walked front to back. Every range was checked when the chain was taken
 // from the ring and the descriptors were copied then, so what a Reader or Writer touches is always guest
 // memory; the bytes themselves may change at any time.
@@ -27,6 +31,7 @@ class ByteCursor {
   std::uint64_t skip(std::uint64_t n);
 
  protected:
+  std::span<std::byte> take_front(std::uint64_t limit);
   std::vector<std::span<std::byte>> spans_;
   std::size_t first_ = 0;  // the span that the next byte is in
   std::uint64_t remaining_ = 0;
@@ -108,6 +113,9 @@ class Queue {
     bool signalled_valid = false;
   };
 
+  // Section 2.7: the largest queue size.
+  static constexpr std::uint16_t kLargestSize = 32768;
+
   Queue() = default;  // a disabled queue: ready() is false, nothing else may be called
 
   // Checks the layout completely (size, alignment, whole extents inside guest memory, no overlap) so that
@@ -115,12 +123,12 @@ class Queue {
   static base::Result<Queue> create(const base::GuestMemory& memory, const QueueLayout& layout,
                                     std::uint64_t features);
 
-  [[nodiscard]] bool ready() const { return memory_ != nullptr; }
-  [[nodiscard]] std::uint16_t size() const { return layout_.size; }
+  [[nodiscard]] bool ready() const { return rings_.has_value(); }
+  [[nodiscard]] std::uint16_t size() const { return size_; }
 
   // The next chain the driver made available, or nothing when there is none. An error: the driver broke the
   // queue (index out of range, loop, range outside memory, readable after writable, …); the caller must
-  // report it with Interrupt::device_error() and use the queue no more.
+  // report it with Interrupt::device_error() and use the queue no more (it answers with an error for ever).
   [[nodiscard]] base::Result<std::optional<Chain>> pop();
 
   // Gives the last popped chain back as if it had not been popped; only before any other pop() or push().
@@ -142,9 +150,39 @@ class Queue {
   void restore(const State& state) { state_ = state; }
 
  private:
-  const base::GuestMemory* memory_ = nullptr;
-  QueueLayout layout_;
+  struct Descriptor {
+    base::Le64 address;
+    base::Le32 length;
+    base::Le16 flags;
+    base::Le16 next;
+  };
+  static_assert(sizeof(Descriptor) == 16 && base::Wire<Descriptor>);
+
+  // The three areas, checked at create() and looked up once. The guest's memory outlives the queue.
+  struct Rings {
+    const base::GuestMemory* memory;
+    std::span<std::byte> descriptors;
+    std::span<std::byte> available;  // the ring's entries
+    std::span<std::byte> used;
+    base::GuestAtomic16 available_flags;
+    base::GuestAtomic16 available_index;
+    base::GuestAtomic16 used_event;
+    base::GuestAtomic16 used_flags;
+    base::GuestAtomic16 used_index;
+    base::GuestAtomic16 available_event;
+  };
+  class Walk;
+
+  Queue(const Rings& rings, std::uint16_t size, std::uint64_t features)
+      : rings_(rings), size_(size), features_(features) {}
+  [[nodiscard]] bool event_idx() const;
+  base::Result<std::optional<Chain>> take_next();
+  base::Result<Chain> walk(std::uint16_t head) const;
+
+  std::optional<Rings> rings_;
+  std::uint16_t size_ = 0;
   std::uint64_t features_ = 0;
+  bool broken_ = false;
   State state_;
 };
 
