@@ -174,10 +174,10 @@ void boot() {
     mount("devtmpfs", "/dev", "devtmpfs", MS_NOSUID, "mode=0755");  // the kernel may have done it
     mount_at("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr);
     mount_at("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr);
-    load_modules("first");
-    const pid_t rest = load_modules_meanwhile("rest");
+    const pid_t meanwhile = load_modules_meanwhile("serve");
+    load_modules("reach");
     mount_outside_root();
-    waitpid(rest, nullptr, 0);
+    waitpid(meanwhile, nullptr, 0);
     chmod("/dev/kvm", 0666);
     move_mounts_and_root();
     mount_the_usual();

@@ -15,6 +15,11 @@ namespace {
 pid_t start_worker(int slot) {
     const pid_t pid = fork();
     if (pid == 0) {
+        sigset_t waited_for;
+        sigemptyset(&waited_for);
+        sigaddset(&waited_for, SIGCHLD);
+        sigaddset(&waited_for, SIGIO);
+        sigprocmask(SIG_BLOCK, &waited_for, nullptr);
         signal(SIGPIPE, SIG_IGN);
         lab::Session(slot).run();
     }

@@ -53,11 +53,6 @@ void forget_files() {
 
 Session::Session(int slot) : port_(slot), group_("/sys/fs/cgroup/lab-slot" + std::to_string(slot)) {
     mkdir(group_.c_str(), 0755);
-    sigset_t blocked;
-    sigemptyset(&blocked);
-    sigaddset(&blocked, SIGCHLD);
-    sigaddset(&blocked, SIGIO);
-    sigprocmask(SIG_BLOCK, &blocked, nullptr);
     sigset_t children;
     sigemptyset(&children);
     sigaddset(&children, SIGCHLD);

@@ -10,6 +10,7 @@ namespace lab {
 
 class Session {
 public:
+    // SIGCHLD and SIGIO are blocked already: they are waited for, and SIGIO would kill.
     explicit Session(int slot);
     [[noreturn]] void run();
 

@@ -18,17 +18,16 @@ from common import FileLock, LabError, ROOT, cache_folder, say
 AGENT = os.path.join(ROOT, "lab", "agent")
 COMPILE = ["g++", "-std=c++20", "-O2", "-static", "-s", "-fno-exceptions", "-Wl,--gc-sections"]
 
-# Needed to reach the root file system, in order; what they depend on is found in the modules themselves.
-FIRST = ["virtio_pci", "9pnet_virtio", "9p", "overlay"]
-# Needed by commands; loaded while the root is being mounted.
-REST = ["virtio_console", "kvm-amd", "tun"]
+# Two lists, loaded side by side: what reaches the root file system and lab/run, and what commands need. What they depend
+# on is found in the modules themselves.
+LISTS = {"reach": ["virtio_pci", "9pnet_virtio", "9p", "overlay", "virtio_console"], "serve": ["kvm-amd", "tun"]}
 # Kept for modprobe inside.
 KEEP = ["kernel/arch/x86/kvm", "kernel/arch/x86/crypto", "kernel/block", "kernel/crypto", "kernel/drivers/block",
         "kernel/drivers/char", "kernel/drivers/crypto/ccp", "kernel/drivers/md", "kernel/drivers/net/*.ko",
         "kernel/drivers/net/ipvlan", "kernel/drivers/net/macvlan*", "kernel/drivers/vhost", "kernel/drivers/virtio",
         "kernel/fs", "kernel/lib", "kernel/net", "kernel/virt", "kernel/mm"]
 
-PACKAGES = {"qemu-system-x86_64": "qemu-system-x86", "g++": "g++", "depmod": "kmod"}
+PACKAGES = {"qemu-system-x86_64": "qemu-system-x86", "g++": "g++", "objcopy": "binutils", "depmod": "kmod"}
 
 
 def find_tool(name):
@@ -165,7 +164,15 @@ class Cpio:
         return data + b"\0" * (-len(data) % 4)
 
 
-def build_initrd(kernel, agent):
+def slim(path, work):
+    """A module without its signature and type information: checking and parsing those is slow on an emulated CPU."""
+    slimmed = os.path.join(work, os.path.basename(path))
+    subprocess.run(["objcopy", "--strip-debug", "--remove-section=.BTF", path, slimmed], check=True)
+    with open(slimmed, "rb") as file:
+        return file.read()
+
+
+def build_initrd(kernel, agent, work):
     cpio = Cpio()
     for folder in ("dev", "modules"):
         cpio.add(folder, 0o040755)
@@ -173,13 +180,12 @@ def build_initrd(kernel, agent):
     with open(agent, "rb") as file:
         cpio.add("init", 0o100755, file.read())
     seen = set()
-    for part, names in (("first", FIRST), ("rest", REST)):
+    for part, names in LISTS.items():
         files = [path for path in module_files(kernel + "/modules", names) if path not in seen]
         seen.update(files)
         cpio.add("modules/" + part, 0o100644, "".join(os.path.basename(path) + "\n" for path in files).encode())
         for path in files:
-            with open(path, "rb") as file:
-                cpio.add("modules/" + os.path.basename(path), 0o100644, file.read())
+            cpio.add("modules/" + os.path.basename(path), 0o100644, slim(path, work))
     return cpio.finish()
 
 
@@ -200,11 +206,12 @@ def build_image(kernel, target):
     with tempfile.TemporaryDirectory(dir=os.path.dirname(target)) as work:
         agent = work + "/agent"
         sources = [path for path in agent_sources() if path.endswith(".cpp")]
-        subprocess.run(COMPILE + sources + ["-o", agent], check=True, stdout=2)
+        if subprocess.run(COMPILE + sources + ["-o", agent], stdout=2).returncode != 0:
+            raise LabError("could not compile lab/agent")
         made = work + "/made"
         os.makedirs(made)
         with open(made + "/initrd", "wb") as file:
-            file.write(build_initrd(kernel, agent))
+            file.write(build_initrd(kernel, agent, work))
         os.rename(made, target)
 
 
