@@ -160,13 +160,13 @@ std::optional<std::uint32_t> Multiplexer::send(Writer& chain) {
     return 0;
   }
   std::optional<std::uint32_t> sent;
-  if (resets_.empty() && !ready_.empty()) sent = send_from(ready_.front(), place, chain);
-  // Reading from the host may have ended the connection.
-  if (!sent && !resets_.empty()) {
+  if (!resets_.empty()) {
     put(place, resets_.front());
     resets_.pop_front();
     ++counters_.resets_sent;
     sent = sizeof(Header);
+  } else if (!ready_.empty()) {
+    sent = send_from(ready_.front(), place, chain);
   }
   if (sent > 0U) ++counters_.packets_to_guest;
   return sent;
@@ -205,17 +205,17 @@ std::optional<std::uint32_t> Multiplexer::send_from(Stream& stream,
       stream.readable = false;
       refresh(stream);
       return std::nullopt;
-    case Transfer::Status::kEnded:
-      stream.readable = false;
-      connection.host_writes_no_more();
-      if (const auto op = connection.owed()) return send_control(stream, *op, place);
-      refresh(stream);
-      return std::nullopt;
     case Transfer::Status::kFailed:
+      // It closed with bytes of the guest's unread (ECONNRESET): no more goes either way.
+      host_is_deaf(stream);
+      break;
+    case Transfer::Status::kEnded:
       break;
   }
-  ++counters_.host_errors;
-  reset_from_host(stream);
+  stream.readable = false;
+  connection.host_writes_no_more();
+  if (const auto op = connection.owed()) return send_control(stream, *op, place);
+  refresh(stream);
   return std::nullopt;
 }
 
