@@ -8,13 +8,12 @@ import select
 import signal
 import socket
 import struct
-import sys
 import termios
 import threading
 import time
 import tty
 
-from common import FileLock, LabError, STATUS_LAB, STATUS_LOCKUP, STATUS_TIMEOUT, say
+from common import FileLock, LabError, STATUS_LOCKUP, STATUS_TIMEOUT, say
 import machine
 
 # lab/agent/protocol.h says what these mean.
@@ -50,6 +49,7 @@ class Slot:
         self._send_lock = threading.Lock()
         self._pending = b""
         self._lock = None
+        self.socket = None
 
     def open(self):
         deadline = time.monotonic() + SECONDS_TO_BOOT
@@ -96,6 +96,12 @@ class Slot:
             return True
         except OSError:
             return False
+
+    def close(self):
+        if self.socket:
+            self.socket.close()
+        if self._lock:
+            self._lock.release()
 
     def send(self, kind, payload=b""):
         with self._send_lock:
@@ -332,6 +338,8 @@ def run_command(state, arguments, environment, directory, timeout, use_stdin, fo
         return run.run(), None, run.reader.passed
     except Lockup as lockup:
         return STATUS_LOCKUP, str(lockup), run.reader.passed if run else 0
+    finally:
+        slot.close()
 
 
 def _no_terminal():

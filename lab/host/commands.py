@@ -9,7 +9,6 @@ import time
 from common import FileLock, LabError, ROOT, STATUS_LAB, STATUS_LOCKUP, say, state_folder
 from options import Option, parse, seconds, whole_number
 import client
-import image
 import machine
 
 RUN_HELP = """usage: lab/run [options] [--] COMMAND [ARGUMENT...]
@@ -39,12 +38,14 @@ What it writes is forgotten when the lab ends, except under $LAB_OUT (build/lab-
   --slots N              commands at once, 1 to 24 (8)
   --out DIR              the folder that is shared writable (build/lab-out)
   --idle SECONDS         a kept lab ends itself when unused that long (3600)
+  --owner PID            a kept lab ends when that process does
 
 Status: COMMAND's own (128+N when signal N ended it); 123 the emulated host locked up or was stopped; 124 --timeout;
 125 the lab itself failed; 126, 127 COMMAND cannot be run, is not found. Times measured inside mean nothing but in ratio.
 """
 
 START_HELP = """usage: lab/start [--name NAME] [--cpus N] [--memory MIB] [--slots N] [--out DIR] [--idle SECONDS]
+                 [--owner PID]
 
 Starts the lab that lab/run then uses, until lab/stop. Starting one that runs is no error. lab/run --help says more.
 """
@@ -61,11 +62,18 @@ def lab_name(text):
     return text
 
 
+def process(text):
+    if not text.isdigit() or not os.path.exists("/proc/" + text):
+        raise ValueError("the number of a running process")
+    return int(text)
+
+
 HELP_OPTIONS = [Option("--help"), Option("-h")]
 LAB_OPTIONS = [
     Option("--name", "NAME", lab_name, os.environ.get("MAYFLY_LAB") or "default"),
     Option("--cpus", "N", whole_number(1, 16)), Option("--memory", "MIB", whole_number(512, 65536)),
     Option("--slots", "N", whole_number(1, 24)), Option("--out", "DIR"), Option("--idle", "SECONDS", seconds),
+    Option("--owner", "PID", process),
     Option("--update")]
 RUN_OPTIONS = HELP_OPTIONS + LAB_OPTIONS + [
     Option("--timeout", "SECONDS", seconds), Option("--env", "KEY[=VALUE]", repeat=True), Option("--no-stdin"),
@@ -107,17 +115,27 @@ def environment_of(options, out):
     return passed
 
 
+def prepare_image(update):
+    import image  # what it imports would cost each command in a kept lab more than the command
+    return image.prepare(update)
+
+
+def everyone_waits():
+    """Held while labs are looked for, started or cleared away."""
+    return FileLock(os.path.join(state_folder(), "lock"))
+
+
 def start_kept(options):
     """Starts the kept lab unless it runs. Returns (its state folder, whether it ran already)."""
     state = kept_state(options["--name"])
-    everyone = FileLock(os.path.join(state_folder(), "lock"))
-    if machine.alive(state):
-        check_same(options, state)
-        return state, True
-    machine.remove_rubbish(state_folder())
-    files = image.prepare(options["--update"])
-    machine.start_keeper(state, settings_of(options), files, restarts=True, idle_limit=options["--idle"] or 3600)
-    everyone.release()
+    with everyone_waits():
+        if machine.alive(state):
+            check_same(options, state)
+            return state, True
+        machine.remove_rubbish(state_folder())
+        files = prepare_image(options["--update"])
+        machine.start_keeper(state, settings_of(options), files, owner=options["--owner"] or 0, restarts=True,
+                             idle_limit=options["--idle"] or 3600)
     return state, False
 
 
@@ -141,13 +159,12 @@ def run_here(arguments):
 
 def run_once(options, arguments, directory):
     """Boots a lab, runs the command, ends the lab."""
-    everyone = FileLock(os.path.join(state_folder(), "lock"))
-    machine.remove_rubbish(state_folder())
-    files = image.prepare(options["--update"])
-    settings = settings_of(options)
     state = os.path.join(state_folder(), "once-%d" % os.getpid())
-    keeper = machine.start_keeper(state, settings, files, owner=os.getpid())
-    everyone.release()
+    with everyone_waits():
+        machine.remove_rubbish(state_folder())
+        files = prepare_image(options["--update"])
+        settings = settings_of(options)
+        keeper = machine.start_keeper(state, settings, files, owner=os.getpid())
     try:
         return client.run_command(state, arguments, environment_of(options, settings.out), directory,
                                   options["--timeout"], use_stdin(options), forget_files=False)
@@ -173,6 +190,13 @@ def wait_for_info(state):
     raise LabError("the lab ended")
 
 
+def working_directory():
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        raise LabError("the working directory is gone") from None
+
+
 def use_stdin(options):
     return not (options["--no-stdin"] or options["-n"])
 
@@ -186,7 +210,7 @@ def run(arguments):
         raise LabError("no command given (lab/run --help)")
     if os.environ.get("MAYFLY_IN_LAB"):
         run_here(command)
-    directory = os.getcwd()
+    directory = working_directory()
     attempts = options["--retry-on-lockup"] + 1
     for attempt in range(1, attempts + 1):
         state = kept_state(options["--name"])
@@ -242,16 +266,15 @@ def stop(arguments):
         if machine.alive(state):
             machine.tell_until_listening(state, "stop")
             machine.wait_until_gone(state)
-    everyone = FileLock(os.path.join(folder, "lock"))
-    machine.remove_rubbish(folder)
-    everyone.release()
+    with everyone_waits():
+        machine.remove_rubbish(folder)
     return 0
 
 
 def main(action):
     try:
         sys.exit(action(sys.argv[1:]))
-    except LabError as error:
+    except (LabError, OSError) as error:
         say(str(error))
         sys.exit(STATUS_LAB)
     except KeyboardInterrupt:

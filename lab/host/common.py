@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import stat
 import sys
 
@@ -18,8 +19,17 @@ class LabError(Exception):
     """Something a person can act on; shown as one line."""
 
 
+def keep_bytecode_out_of_the_tree():
+    sys.pycache_prefix = os.path.join(cache_folder(), "bytecode")
+    sys.dont_write_bytecode = False
+
+
 def say(text):
     print("lab: " + text, file=sys.stderr, flush=True)
+
+
+def find_tool(name):
+    return shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
 
 
 def cache_folder():
@@ -58,6 +68,12 @@ class FileLock:
     @property
     def held(self):
         return self._fd >= 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.release()
 
     def release(self):
         if self._fd >= 0:

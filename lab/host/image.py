@@ -13,7 +13,7 @@ import struct
 import subprocess
 import tempfile
 
-from common import FileLock, LabError, ROOT, cache_folder, say
+from common import FileLock, LabError, ROOT, cache_folder, find_tool, say
 
 AGENT = os.path.join(ROOT, "lab", "agent")
 COMPILE = ["g++", "-std=c++20", "-O2", "-static", "-s", "-fno-exceptions", "-Wl,--gc-sections"]
@@ -27,11 +27,7 @@ KEEP = ["kernel/arch/x86/kvm", "kernel/arch/x86/crypto", "kernel/block", "kernel
         "kernel/drivers/net/ipvlan", "kernel/drivers/net/macvlan*", "kernel/drivers/vhost", "kernel/drivers/virtio",
         "kernel/fs", "kernel/lib", "kernel/net", "kernel/virt", "kernel/mm"]
 
-PACKAGES = {"qemu-system-x86_64": "qemu-system-x86", "g++": "g++", "objcopy": "binutils", "depmod": "kmod"}
-
-
-def find_tool(name):
-    return shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
+PACKAGES = {"qemu-system-x86_64": "qemu-system-x86", "setpriv": "util-linux", "g++": "g++", "objcopy": "binutils", "depmod": "kmod"}
 
 
 def require_tools():
@@ -229,13 +225,12 @@ def prepare(update=False):
     if update or not kernel or not os.path.exists(image + "/initrd") or not find_tool("qemu-system-x86_64"):
         os.makedirs(kernels, exist_ok=True)
         os.makedirs(images, exist_ok=True)
-        lock = FileLock(os.path.join(cache, "lock"))
-        require_tools()
-        kernel = latest_kernel(kernels)
-        if update or not kernel:
-            kernel = fetch_kernel(kernels)
-        image = os.path.join(images, hash_of_inputs(kernel))
-        if not os.path.exists(image + "/initrd"):
-            build_image(kernel, image)
-        lock.release()
+        with FileLock(os.path.join(cache, "lock")):
+            require_tools()
+            kernel = latest_kernel(kernels)
+            if update or not kernel:
+                kernel = fetch_kernel(kernels)
+            image = os.path.join(images, hash_of_inputs(kernel))
+            if not os.path.exists(image + "/initrd"):
+                build_image(kernel, image)
     return kernel + "/vmlinux", image + "/initrd", kernel + "/modules"

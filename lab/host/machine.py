@@ -10,7 +10,6 @@ caller ends. It holds the lock of the state folder for as long as it lives; a fo
     <state>/console.log    what the lab's kernel said      <state>/qemu.log     what QEMU said
 """
 
-import ctypes
 import json
 import os
 import re
@@ -18,12 +17,9 @@ import select
 import shutil
 import signal
 import socket
-import subprocess
 import time
-import urllib.parse
 
-from common import FileLock, LabError, say
-import image
+from common import FileLock, LabError, find_tool
 
 # The lab's kernel is in trouble that it does not recover from.
 TROUBLE = re.compile(rb"soft lockup|hard LOCKUP|rcu: INFO: rcu_\w+ .*detected stalls|Kernel panic|lab: boot failed.*")
@@ -46,13 +42,18 @@ class Settings:
         self.cpus, self.memory, self.slots, self.out = cpus, memory, slots, out
 
 
+def encode(text):
+    """For the kernel's command line, which is split at blanks."""
+    return re.sub(rb"[^A-Za-z0-9_./-]", lambda found: b"%%%02X" % found[0][0], os.fsencode(text)).decode()
+
+
 def qemu_command(settings, files, state):
     vmlinux, initrd, modules = files
     options = "%s lab.slots=%d lab.out=%s lab.modules=%s" % (
-        KERNEL_OPTIONS, settings.slots, urllib.parse.quote(settings.out), urllib.parse.quote(modules))
+        KERNEL_OPTIONS, settings.slots, encode(settings.out), encode(modules))
     share = "local,id=%s,path=%s,security_model=none,multidevs=remap%s"
     command = [
-        image.find_tool("qemu-system-x86_64"), "-M", BOARD, "-accel", "tcg,thread=multi", "-cpu", "max,+svm,+npt",
+        find_tool("qemu-system-x86_64"), "-M", BOARD, "-accel", "tcg,thread=multi", "-cpu", "max,+svm,+npt",
         "-smp", str(settings.cpus), "-m", str(settings.memory), "-nodefaults", "-no-user-config", "-display", "none",
         "-no-reboot", "-kernel", vmlinux, "-initrd", initrd, "-append", options,
         "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
@@ -63,12 +64,8 @@ def qemu_command(settings, files, state):
     for slot in range(1, settings.slots + 1):
         command += ["-chardev", "socket,id=slot%d,path=%s/slot-%d,server=on,wait=off" % (slot, state, slot),
                     "-device", "virtserialport,chardev=slot%d,nr=%d" % (slot, slot)]
-    return command
-
-
-def set_death_signal():
-    """In the child: die with the parent (prctl PR_SET_PDEATHSIG), however that ends."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    # However the keeper ends, QEMU goes with it.
+    return [find_tool("setpriv"), "--pdeathsig", "KILL", "--"] + command
 
 
 class Keeper:
@@ -84,13 +81,14 @@ class Keeper:
         self._last_use = time.monotonic()
 
     def start_qemu(self):
+        import subprocess  # only the keeper needs it, and it is slow to import
         self._generation += 1
         log = open(self._state + "/qemu.log", "ab")
         self._console = open(self._state + "/console.log", "ab")
         self._console_tail = b""
         self._qemu = subprocess.Popen(
             qemu_command(self._settings, self._files, self._state), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=log, cwd="/", preexec_fn=set_death_signal)
+            stderr=log, cwd="/")
         self._qemu_fd = os.pidfd_open(self._qemu.pid)
         self._write_info()
 
@@ -225,10 +223,8 @@ def alive(state):
     """Whether a keeper holds the state folder."""
     if not os.path.exists(state + "/lock"):
         return False
-    lock = FileLock(state + "/lock", wait=False)
-    held = not lock.held
-    lock.release()
-    return held
+    with FileLock(state + "/lock", wait=False) as lock:
+        return not lock.held
 
 
 def tell(state, message):
