@@ -60,6 +60,8 @@ struct Hello {
 static_assert(sizeof(Hello) == 16 && Wire<Hello>);
 
 inline constexpr std::uint32_t kStartTty = 1;  // Start::flags: the command gets a terminal; no stderr stream
+// Start::gid: the primary group that the guest's /etc/passwd has for the user, or 0.
+inline constexpr std::uint32_t kGroupOfUser = 0xffffffff;
 
 struct Start {
   Le32 flags;
