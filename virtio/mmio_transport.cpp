@@ -197,7 +197,7 @@ std::uint32_t MmioTransport::read_register(std::uint64_t offset) {
     case kConfigGeneration:
       return state_.config_generation;
     default:
-      bad_access("read of a register that is not there", offset);
+      bad_access("read of no readable register", offset);
       return 0;
   }
 }
@@ -242,7 +242,7 @@ void MmioTransport::write_register(std::uint64_t offset, std::uint32_t value) {
     case kShmSel:
       return;  // every region answers alike
     default:
-      bad_access("write of a register that is not there", offset);
+      bad_access("write of no writable register", offset);
   }
 }
 
