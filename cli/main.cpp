@@ -1,0 +1,82 @@
+// The command that people type.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <exception>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/file.h"
+#include "base/timeline.h"
+#include "cli/checks.h"
+#include "cli/options.h"
+#include "cli/run.h"
+#include "cli/virtual_machine.h"
+
+namespace {
+
+using namespace mayfly;
+using base::Result;
+
+Result<int> run(std::span<const std::string> words, std::uint64_t start_ns) {
+  const auto parsed = TRY(cli::parse_run(words));
+  if (!parsed.options) {
+    fmt::print("{}", parsed.help);
+    return 0;
+  }
+  const std::string folder = TRY(base::executable_folder());
+  const cli::RunFiles files = TRY(cli::find_files(*parsed.options, folder));
+  TRY(cli::check_files(files, *parsed.options));
+  TRY(cli::check_host());
+  return cli::run_in_vm(*parsed.options, files, start_ns);
+}
+
+Result<int> dispatch(std::span<const std::string> words, std::uint64_t start_ns) {
+  if (words.empty()) return base::fail("no command given (see mayfly --help)");
+  const std::string& command = words.front();
+  const auto rest = words.subspan(1);
+  if (command == "run") return run(rest, start_ns);
+  if (command == "version" || command == "--version" || command == "-V") {
+    fmt::print("mayfly v{}\n", MAYFLY_VERSION);
+    return 0;
+  }
+  if (command == "help" || command == "--help" || command == "-h") {
+    fmt::print("{}", cli::main_help());
+    return 0;
+  }
+  return base::fail("unknown command {} (see mayfly --help)", command);
+}
+
+// Descriptors 0, 1 and 2 are there, whoever started us: a socket of ours must not become standard output.
+void fill_standard_descriptors() {
+  for (;;) {
+    const int fd = ::open("/dev/null", O_RDWR);
+    if (fd < 0) return;
+    if (fd <= STDERR_FILENO) continue;
+    ::close(fd);
+    return;
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::uint64_t start_ns = base::timeline::now_ns();
+  fill_standard_descriptors();
+  try {
+    const std::vector<std::string> words(argv + std::min(argc, 1), argv + argc);
+    const Result<int> status = dispatch(words, start_ns);
+    if (status) return *status;
+    fmt::print(stderr, "mayfly: {}\n", status.error().message);
+  } catch (const std::exception& error) {
+    // Out of memory; what else a library may throw.
+    std::fputs("mayfly: ", stderr);
+    std::fputs(error.what(), stderr);
+    std::fputs("\n", stderr);
+  }
+  return cli::kExitMayflyFailed;
+}

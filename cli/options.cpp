@@ -1,0 +1,218 @@
+#include "cli/options.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <charconv>
+#include <cstdlib>
+#include <functional>
+
+namespace mayfly::cli {
+
+using base::fail;
+using base::Result;
+using base::Status;
+
+namespace {
+
+constexpr const char* kRunFooter = R"(
+The root file system is not changed unless --writable is given: what the command writes goes to the guest's
+memory and is gone at the end. Standard input, output and error are the command's own, so pipes and
+redirections work as with any program.
+
+Ctrl-C, SIGTERM, SIGQUIT, SIGHUP, SIGUSR1 and SIGUSR2 reach the command. Three of the first four within two
+seconds end the machine at once.
+
+Exit status: the command's own; 128 + n when signal n killed it; 124 after --timeout; 125 when Mayfly itself
+failed; 126 when the command cannot be run; 127 when it is not found.
+
+Examples:
+  mayfly run -- uname -a
+  mayfly run --cpus 4 --memory 1024 -- sh -c 'nproc; free -m'
+  mayfly run -t -- sh                                  a shell
+  tar c src | mayfly run -- tar t                      a pipeline
+  mayfly run --env LANG=C --workdir /tmp --user 1000 -- id
+  mayfly run --timeout 2 -- sleep 60; echo $?          124
+  mayfly run --timing -- true                          where the milliseconds go
+)";
+
+constexpr std::string_view kMainHelp =
+    R"(Mayfly runs commands in virtual machines of their own, which live for as long as the command does.
+
+Usage: mayfly COMMAND …
+
+  run [OPTIONS] -- COMMAND [ARG…]   run a command in a fresh microVM
+  image build SOURCE -o FILE        make a root file system from a folder or a tar archive
+  doctor                            what this machine can do, and what to do about what it cannot
+  version                           the version, as --version does
+
+Examples:
+  mayfly run -- uname -a
+  mayfly run -t -- sh
+  mayfly run --help
+)";
+
+// A whole number in [least, most], or an error that names the range.
+template <typename T>
+std::function<std::string(const std::string&)> range(T least, T most, const char* unit) {
+  return [=](const std::string& text) -> std::string {
+    T value = 0;
+    const char* const end = text.data() + text.size();
+    const auto [rest, error] = std::from_chars(text.data(), end, value);
+    if (error == std::errc{} && rest == end && value >= least && value <= most) return {};
+    return fmt::format("{} is not a whole number of {} from {} to {}", text, unit, least, most);
+  };
+}
+
+Result<std::chrono::milliseconds> parse_seconds(const char* option, const std::string& text) {
+  constexpr double kMost = 1e8;
+  char* end = nullptr;
+  const double value = std::strtod(text.c_str(), &end);
+  if (text.empty() || *end != '\0' || !(value > 0 && value <= kMost)) {
+    return fail("{}: {} is not a number of seconds above 0", option, text);
+  }
+  return std::chrono::milliseconds(std::max<std::int64_t>(static_cast<std::int64_t>(value * 1000), 1));
+}
+
+// UID or UID:GID.
+Status parse_user(const std::string& text, RunOptions& options) {
+  const auto number = [](std::string_view digits, std::uint32_t& value) {
+    const char* const end = digits.data() + digits.size();
+    const auto [rest, error] = std::from_chars(digits.data(), end, value);
+    // The last one is "no such user" to Linux.
+    return error == std::errc{} && rest == end && value != UINT32_MAX;
+  };
+  const std::size_t colon = text.find(':');
+  std::uint32_t gid = 0;
+  const bool uid_good = number(std::string_view(text).substr(0, colon), options.uid);
+  const bool gid_good = colon == std::string::npos || number(std::string_view(text).substr(colon + 1), gid);
+  if (!uid_good || !gid_good) return fail("--user: {} is not UID or UID:GID, in digits", text);
+  if (colon != std::string::npos) options.gid = gid;
+  return {};
+}
+
+// K=V is taken as it is; K alone is handed on from our own environment, if it is there.
+Status parse_environment(const std::vector<std::string>& words, RunOptions& options) {
+  for (const std::string& word : words) {
+    const std::size_t equals = word.find('=');
+    if (word.empty() || equals == 0) return fail("--env: {} is not NAME=VALUE", word);
+    if (equals != std::string::npos) {
+      options.environment.push_back(word);
+    } else if (const char* const value = std::getenv(word.c_str()); value != nullptr) {
+      options.environment.push_back(fmt::format("{}={}", word, value));
+    }
+  }
+  return {};
+}
+
+// CLI11 throws; nothing of that leaves this function. `words` in the reverse order, as it wants them.
+Result<std::string> parse_with(CLI::App& app, std::vector<std::string> words, const char* name) {
+  try {
+    app.parse(std::move(words));
+  } catch (const CLI::CallForHelp&) {
+    return app.help();
+  } catch (const CLI::ParseError& error) {
+    std::string message = error.what();
+    std::ranges::replace(message, '\n', ' ');
+    return fail("{} (see mayfly {} --help)", message, name);
+  }
+  return std::string();
+}
+
+Status parse_texts(const std::string& user, const std::string& timeout, const std::string& boot_timeout,
+                   const std::string& timing, RunOptions& options) {
+  if (!user.empty()) TRY(parse_user(user, options));
+  if (!timeout.empty()) options.timeout = TRY(parse_seconds("--timeout", timeout));
+  if (!boot_timeout.empty()) options.boot_timeout = TRY(parse_seconds("--boot-timeout", boot_timeout));
+  if (timing == "json") {
+    options.timing = TimingReport::kJson;
+  } else if (timing == "table") {
+    options.timing = TimingReport::kTable;
+  } else if (!timing.empty()) {
+    return fail("--timing: {} is not json or table", timing);
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<Parsed<RunOptions>> parse_run(std::span<const std::string> words) {
+  RunOptions options;
+  CLI::App app{"Runs a command in a fresh virtual machine.", "mayfly run"};
+  app.footer(kRunFooter);
+  // The first word that is no option is the command; what follows is its own.
+  app.prefix_command(true);
+  std::string user;
+  std::string timeout;
+  std::string boot_timeout;
+  std::string timing;
+  std::vector<std::string> environment;
+  bool read_only = false;
+  bool writable = false;
+  app.add_option("--cpus", options.cpus, fmt::format("Virtual CPUs, 1-{} (default 1)", kMostCpus))
+      ->type_name("N")
+      ->check(range<unsigned>(1, kMostCpus, "CPUs"));
+  app.add_option(
+         "--memory", options.memory_mib,
+         fmt::format("Memory in MiB, {}-{} (default {})", kLeastMemoryMib, kMostMemoryMib, kDefaultMemoryMib))
+      ->type_name("MIB")
+      ->check(range<std::uint64_t>(kLeastMemoryMib, kMostMemoryMib, "MiB"));
+  app.add_option("--kernel", options.kernel, "Guest kernel: vmlinux or bzImage")->type_name("FILE");
+  app.add_option("--rootfs", options.rootfs, "Root file system image, as `mayfly image build` makes them")
+      ->type_name("FILE");
+  auto* const read_only_flag =
+      app.add_flag("--read-only", read_only, "Refuse writes to the root file system");
+  app.add_flag("--writable", writable, "Write to the image itself")->excludes(read_only_flag);
+  app.add_option("-e,--env", environment, "Set a variable; NAME alone is handed on. May be given again")
+      ->type_name("NAME=VALUE")
+      ->allow_extra_args(false);
+  app.add_option("-w,--workdir", options.directory, "Where the command starts (default /)")->type_name("DIR");
+  app.add_option("-u,--user", user, "Run as this user (default 0)")->type_name("UID[:GID]");
+  app.add_option("--timeout", timeout, "End the command after S seconds of the whole run: SIGTERM first")
+      ->type_name("S");
+  app.add_option("--boot-timeout", boot_timeout,
+                 fmt::format("Give up on a guest that is not up after S seconds (default {})",
+                             kDefaultBootTimeout.count()))
+      ->type_name("S");
+  app.add_flag("--console", options.console, "Show the guest's serial console on standard error");
+  app.add_flag("--timing{table}", timing, "Print when each phase was reached; --timing=json for programs");
+  app.add_flag("-t,--tty", options.tty, "Give the command a terminal, shown in ours");
+
+  // CLI11 does not end a prefix command at "--", so it never gets to see that word.
+  const auto separator = std::ranges::find(words, "--");
+  const std::string help =
+      TRY(parse_with(app, std::vector(std::reverse_iterator(separator), words.rend()), "run"));
+  if (!help.empty()) return Parsed<RunOptions>{std::nullopt, help};
+
+  options.command = app.remaining();
+  if (!options.command.empty() && options.command.front().starts_with('-')) {
+    return fail("unknown option {} (see mayfly run --help)", options.command.front());
+  }
+  if (separator != words.end()) {
+    const bool belongs_to_command = !options.command.empty();
+    options.command.insert(options.command.end(), separator + (belongs_to_command ? 0 : 1), words.end());
+  }
+  if (options.command.empty()) return fail("no command given: mayfly run [OPTIONS] -- COMMAND [ARG...]");
+  if (options.command.front().empty()) return fail("the command is an empty word");
+  options.root_mode = read_only ? RootMode::kReadOnly : writable ? RootMode::kWritable : RootMode::kScratch;
+  TRY(parse_texts(user, timeout, boot_timeout, timing, options));
+  TRY(parse_environment(environment, options));
+  return Parsed<RunOptions>{std::move(options), {}};
+}
+
+Result<Parsed<DoctorOptions>> parse_doctor(std::span<const std::string> words) {
+  DoctorOptions options;
+  CLI::App app{"Says what this machine can do, and what to do about what it cannot.", "mayfly doctor"};
+  app.footer(
+      "\nExit status: 0 when Linux guests can run here, 1 when they cannot, 125 on a wrong command line.");
+  app.add_flag("--json", options.json, "One JSON object");
+  app.add_flag("--quiet", options.quiet, "Print nothing: the exit status says it");
+  const std::string help = TRY(parse_with(app, std::vector(words.rbegin(), words.rend()), "doctor"));
+  if (!help.empty()) return Parsed<DoctorOptions>{std::nullopt, help};
+  return Parsed<DoctorOptions>{options, {}};
+}
+
+std::string_view main_help() {
+  return kMainHelp;
+}
+
+}  // namespace mayfly::cli

@@ -1,0 +1,116 @@
+#include "cli/virtual_machine.h"
+
+#include <unistd.h>
+
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <vector>
+
+namespace mayfly::cli {
+
+using base::fail;
+using base::fail_errno;
+using base::Result;
+
+namespace {
+
+bool exists(const std::string& path) {
+  return ::access(path.c_str(), F_OK) == 0;
+}
+
+// The first of `names` in the first of `folders` that has one.
+Result<std::string> find_artifact(const std::vector<std::string>& folders,
+                                  const std::vector<std::string>& names, const char* what,
+                                  const char* option) {
+  for (const std::string& folder : folders) {
+    for (const std::string& name : names) {
+      std::string path = folder + "/" + name;
+      if (exists(path)) return path;
+    }
+  }
+  return fail("no {} at {}/{}: {}, or give one with {}", what, folders.front(), names.back(), kQuickstart,
+              option);
+}
+
+Result<std::string> find_vmm(const std::string& executable_folder) {
+  constexpr const char* kName = "mayfly-vmm";
+  std::string beside = fmt::format("{}/{}", executable_folder, kName);
+  if (exists(beside)) return beside;
+  const char* const path = std::getenv("PATH");
+  std::istringstream folders(path != nullptr ? path : "");
+  for (std::string folder; std::getline(folders, folder, ':');) {
+    std::string candidate = fmt::format("{}/{}", folder.empty() ? "." : folder, kName);
+    if (::access(candidate.c_str(), X_OK) == 0) return candidate;
+  }
+  return fail("no {} at {} or in $PATH: build it, {}", kName, beside, kQuickstart);
+}
+
+}  // namespace
+
+std::vector<std::string> artifact_folders(const std::string& executable_folder) {
+  const char* const chosen = std::getenv("MAYFLY_ARTIFACTS");
+  if (chosen != nullptr && chosen[0] != '\0') return {chosen};
+  // <tree>/build/<preset>/bin/mayfly
+  std::string tree = executable_folder;
+  for (int level = 0; level < 3; ++level) tree.resize(std::min(tree.size(), tree.rfind('/')));
+  const std::string prefix = executable_folder.substr(0, executable_folder.rfind('/'));
+  return {tree + "/artifacts", prefix + "/share/mayfly", "/usr/share/mayfly"};
+}
+
+Result<RunFiles> find_files(const RunOptions& options, const std::string& executable_folder) {
+  const std::vector<std::string> folders = artifact_folders(executable_folder);
+  RunFiles files{.vmm = TRY(find_vmm(executable_folder)), .kernel = options.kernel, .rootfs = options.rootfs};
+  if (files.kernel.empty()) {
+    const std::vector<std::string> names = options.cpus == 1
+                                               ? std::vector<std::string>{"vmlinux-up", "vmlinux"}
+                                               : std::vector<std::string>{"vmlinux"};
+    files.kernel = TRY(find_artifact(folders, names, "guest kernel", "--kernel"));
+  }
+  if (files.rootfs.empty()) {
+    files.rootfs = TRY(find_artifact(folders, {"rootfs.ext4"}, "root file system", "--rootfs"));
+  }
+  return files;
+}
+
+std::string boot_arguments(const RunOptions& options) {
+  // Messages cost an exit for every few bytes: without a reader only a panic is worth them.
+  std::string line = options.console ? "console=ttyS0 loglevel=7" : "console=ttyS0 loglevel=1";
+  // The warm-reset flag is how mayfly-vmm tells a panic from a clean end.
+  line += " reboot=k,panic_warm panic=-1";
+  line += " init=/sbin/mayfly-init -- ";
+  switch (options.root_mode) {
+    case RootMode::kScratch:
+      line += "scratch";
+      break;
+    case RootMode::kReadOnly:
+      line += "readonly";
+      break;
+    case RootMode::kWritable:
+      line += "writable";
+      break;
+  }
+  return line + " session";
+}
+
+Result<std::string> vmm_configuration(const RunOptions& options, const RunFiles& files,
+                                      const std::string& vsock_path) {
+  const nlohmann::ordered_json configuration = {
+      {"boot-source", {{"kernel_image_path", files.kernel}, {"boot_args", boot_arguments(options)}}},
+      {"machine-config", {{"vcpu_count", options.cpus}, {"mem_size_mib", options.memory_mib}}},
+      {"drives",
+       {{{"drive_id", "rootfs"},
+         {"is_root_device", true},
+         {"path_on_host", files.rootfs},
+         {"is_read_only", options.root_mode != RootMode::kWritable}}}},
+      {"vsock", {{"guest_cid", 3}, {"uds_path", vsock_path}}},
+  };
+  try {
+    return configuration.dump();
+  } catch (const nlohmann::json::type_error&) {
+    return fail("{} or {}: a path that is not UTF-8 cannot be told to mayfly-vmm", files.kernel,
+                files.rootfs);
+  }
+}
+
+}  // namespace mayfly::cli

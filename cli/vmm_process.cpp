@@ -1,0 +1,254 @@
+#include "cli/vmm_process.h"
+
+#include <fcntl.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <charconv>
+#include <csignal>
+#include <utility>
+#include <vector>
+
+#include "base/file.h"
+
+namespace mayfly::cli {
+
+using base::fail_errno;
+using base::Result;
+using base::Status;
+using base::UniqueFd;
+
+namespace {
+
+constexpr int kConfigurationFd = 3;
+constexpr int kTimingFd = 4;
+// Where the descriptors for the child wait: none of the numbers that it is given.
+constexpr int kFirstWaitingFd = 10;
+constexpr std::size_t kLongestTimingLine = 128;
+
+struct Pipe {
+  UniqueFd read;
+  UniqueFd write;
+};
+
+Result<Pipe> make_pipe() {
+  std::array<int, 2> ends{};
+  if (::pipe2(ends.data(), O_CLOEXEC) < 0) return fail_errno(errno, "create a pipe");
+  Pipe pipe{UniqueFd(ends[0]), UniqueFd(ends[1])};
+  if (::fcntl(pipe.read.get(), F_SETFL, O_NONBLOCK) < 0) return fail_errno(errno, "set up a pipe");
+  return pipe;
+}
+
+Result<UniqueFd> out_of_the_way(const Result<UniqueFd>& fd) {
+  if (!fd) return std::unexpected(fd.error());
+  UniqueFd copy(::fcntl(fd->get(), F_DUPFD_CLOEXEC, kFirstWaitingFd));
+  if (!copy.valid()) return fail_errno(errno, "duplicate a file descriptor");
+  return copy;
+}
+
+Result<UniqueFd> file_in_memory(const std::string& content) {
+  UniqueFd fd(::memfd_create("mayfly-config", MFD_CLOEXEC));
+  if (!fd.valid()) return fail_errno(errno, "create a file in memory");
+  TRY(base::write_all(fd.get(), content));
+  ::lseek(fd.get(), 0, SEEK_SET);
+  return fd;
+}
+
+// Everything the child needs between vfork and exec, made ready before: it shares our memory meanwhile.
+struct Plan {
+  const char* executable;
+  char* const* arguments;
+  std::array<int, 5> fds;  // what becomes 0, 1, 2, …; -1: nothing
+  pid_t parent;
+  sigset_t no_signals;
+  int error;  // of the child, when it could not exec
+};
+
+[[noreturn]] void become_vmm(Plan& plan) {
+  // Signals typed at our terminal are for the command in the guest, never for the VMM.
+  ::setsid();
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (::getppid() != plan.parent) ::_exit(1);  // we died before it could tell
+  ::signal(SIGPIPE, SIG_DFL);
+  ::sigprocmask(SIG_SETMASK, &plan.no_signals, nullptr);
+  for (int fd = 0; fd < static_cast<int>(plan.fds.size()); ++fd) {
+    const int source = plan.fds[static_cast<std::size_t>(fd)];
+    if (source >= 0 && ::dup2(source, fd) < 0) {
+      plan.error = errno;
+      ::_exit(1);
+    }
+  }
+  ::execv(plan.executable, plan.arguments);
+  plan.error = errno;
+  ::_exit(1);
+}
+
+// Out of line: nothing that lives across the vfork may be in a register of the caller.
+[[gnu::noinline]] pid_t start_child(Plan& plan) {
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+  const pid_t pid = ::vfork();
+#pragma GCC diagnostic pop
+  if (pid == 0) become_vmm(plan);
+  return pid;
+}
+
+Result<pid_t> execute(const VmmProcess::Request& request, std::array<int, 5> fds) {
+  std::vector<std::string> words = {request.executable, "--no-api", "--config-file",
+                                    fmt::format("/dev/fd/{}", kConfigurationFd)};
+  if (request.timing) {
+    words.emplace_back("--timing-fd");
+    words.push_back(fmt::to_string(kTimingFd));
+  }
+  std::vector<char*> arguments;
+  for (std::string& word : words) arguments.push_back(word.data());
+  arguments.push_back(nullptr);
+
+  Plan plan{.executable = request.executable.c_str(),
+            .arguments = arguments.data(),
+            .fds = fds,
+            .parent = ::getpid(),
+            .no_signals = {},
+            .error = 0};
+  ::sigemptyset(&plan.no_signals);
+  const pid_t pid = start_child(plan);
+  if (pid < 0) return fail_errno(errno, "start a process");
+  if (plan.error != 0) {
+    ::waitpid(pid, nullptr, 0);
+    return fail_errno(plan.error, "run {}", request.executable);
+  }
+  return pid;
+}
+
+}  // namespace
+
+void Tail::add(std::string_view bytes) {
+  if (bytes.size() > limit_) {
+    bytes.remove_prefix(bytes.size() - limit_);
+    cut_ = true;
+  }
+  bytes_.append(bytes);
+  if (bytes_.size() > limit_) {
+    bytes_.erase(0, bytes_.size() - limit_);
+    cut_ = true;
+  }
+}
+
+std::string Tail::text() const {
+  if (!cut_) return bytes_;
+  const std::size_t line = bytes_.find('\n');
+  return line == std::string::npos ? bytes_ : bytes_.substr(line + 1);
+}
+
+Result<std::unique_ptr<VmmProcess>> VmmProcess::spawn(base::EventLoop& loop, const Request& request,
+                                                      ByteEnd console, Observer observer) {
+  const UniqueFd null = TRY(out_of_the_way(base::open_file("/dev/null", O_RDONLY)));
+  const UniqueFd configuration = TRY(out_of_the_way(file_in_memory(request.configuration)));
+  Pipe output = TRY(make_pipe());
+  Pipe errors = TRY(make_pipe());
+  Pipe timing;
+  if (request.timing) timing = TRY(make_pipe());
+  const UniqueFd output_end = TRY(out_of_the_way(std::move(output.write)));
+  const UniqueFd error_end = TRY(out_of_the_way(std::move(errors.write)));
+  UniqueFd timing_end;
+  if (request.timing) timing_end = TRY(out_of_the_way(std::move(timing.write)));
+
+  std::unique_ptr<VmmProcess> vmm(new VmmProcess(loop, std::move(observer)));
+  vmm->pid_ = TRY(execute(
+      request, {null.get(), output_end.get(), error_end.get(), configuration.get(), timing_end.get()}));
+  vmm->pidfd_.reset(static_cast<int>(::syscall(SYS_pidfd_open, vmm->pid_, 0)));
+  if (!vmm->pidfd_.valid()) return fail_errno(errno, "watch a process");
+  TRY(loop.add(vmm->pidfd_.get(), EPOLLIN, [raw = vmm.get()](std::uint32_t) { raw->reap(); }));
+  vmm->open_ = 2;  // the process and its console
+
+  vmm->error_pipe_ = std::move(errors.read);
+  TRY(vmm->watch(vmm->error_pipe_, [raw = vmm.get()](std::string_view bytes) { raw->errors_.add(bytes); }));
+  if (request.timing) {
+    vmm->timing_pipe_ = std::move(timing.read);
+    TRY(vmm->watch(vmm->timing_pipe_,
+                   [raw = vmm.get()](std::string_view bytes) { raw->take_timing(bytes); }));
+  }
+  Pump::Handlers handlers;
+  handlers.on_bytes = [raw = vmm.get()](std::span<const std::byte> bytes) {
+    std::string text(bytes.size(), '\0');
+    std::ranges::transform(bytes, text.begin(), [](std::byte b) { return static_cast<char>(b); });
+    raw->console_.add(text);
+  };
+  handlers.on_end = [raw = vmm.get()](Pump::Ending, int) {
+    raw->console_pump_->source().close();  // a VMM that goes on writing must not wait for us
+    raw->one_ended();
+  };
+  vmm->console_pump_ =
+      TRY(Pump::create(loop, ByteEnd::own(std::move(output.read)), std::move(console), std::move(handlers)));
+  return vmm;
+}
+
+VmmProcess::~VmmProcess() {
+  if (pidfd_.valid()) loop_.remove(pidfd_.get());
+  if (error_pipe_.valid()) loop_.remove(error_pipe_.get());
+  if (timing_pipe_.valid()) loop_.remove(timing_pipe_.get());
+  if (pid_ > 0) {
+    kill();
+    ::waitpid(pid_, nullptr, 0);
+  }
+}
+
+void VmmProcess::kill() {
+  if (pid_ > 0) ::kill(pid_, SIGKILL);
+}
+
+Status VmmProcess::watch(UniqueFd& fd, std::function<void(std::string_view)> on_bytes) {
+  ++open_;
+  return loop_.add(fd.get(), EPOLLIN, [this, &fd, on_bytes = std::move(on_bytes)](std::uint32_t) {
+    std::array<char, 4096> buffer;
+    const ssize_t n = ::read(fd.get(), buffer.data(), buffer.size());
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
+    if (n > 0) return on_bytes(std::string_view(buffer.data(), static_cast<std::size_t>(n)));
+    loop_.remove(fd.get());
+    one_ended();
+  });
+}
+
+// Lines "PHASE NANOSECONDS".
+void VmmProcess::take_timing(std::string_view bytes) {
+  for (const char c : bytes) {
+    if (c != '\n') {
+      if (timing_line_.size() < kLongestTimingLine) timing_line_.push_back(c);
+      continue;
+    }
+    const std::string line = std::exchange(timing_line_, {});
+    const std::size_t space = line.find(' ');
+    if (space == std::string::npos) continue;
+    std::uint64_t ns = 0;
+    const char* const end = line.data() + line.size();
+    const auto parsed = std::from_chars(line.data() + space + 1, end, ns);
+    if (parsed.ec == std::errc{} && parsed.ptr == end) {
+      observer_.on_phase(std::string_view(line).substr(0, space), ns);
+    }
+  }
+}
+
+void VmmProcess::reap() {
+  int status = 0;
+  if (::waitpid(pid_, &status, WNOHANG) != pid_) return;
+  loop_.remove(pidfd_.get());
+  pid_ = -1;
+  end_ = {.exit_status = WIFEXITED(status) ? WEXITSTATUS(status) : 0,
+          .signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0};
+  one_ended();
+}
+
+void VmmProcess::one_ended() {
+  if (--open_ > 0) return;
+  // From the loop: the observer may destroy us, and a callback of ours may be on the stack.
+  loop_.post([on_end = observer_.on_end, end = end_] { on_end(end); });
+}
+
+}  // namespace mayfly::cli

@@ -1,0 +1,89 @@
+// mayfly-vmm as a child process.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "base/event_loop.h"
+#include "base/result.h"
+#include "base/unique_fd.h"
+#include "cli/byte_end.h"
+#include "cli/pump.h"
+
+namespace mayfly::cli {
+
+// The last bytes of a stream.
+class Tail {
+ public:
+  explicit Tail(std::size_t limit) : limit_(limit) {}
+  void add(std::string_view bytes);
+  // From the start of a line on when something was cut off before it.
+  [[nodiscard]] std::string text() const;
+
+ private:
+  std::size_t limit_;
+  std::string bytes_;
+  bool cut_ = false;
+};
+
+// How it ended.
+struct VmmEnd {
+  int exit_status = 0;  // of the process, when no signal killed it
+  int signal = 0;
+};
+
+// Dies with mayfly. Lives on the loop's thread.
+class VmmProcess {
+ public:
+  struct Request {
+    std::string executable;
+    std::string configuration;  // JSON
+    bool timing = false;
+  };
+  struct Observer {
+    // A moment of the start, CLOCK_MONOTONIC; only with Request::timing.
+    std::function<void(std::string_view phase, std::uint64_t ns)> on_phase;
+    // Once, when it ended and all that it wrote was read.
+    std::function<void(const VmmEnd&)> on_end;
+  };
+
+  // The guest's serial console goes to `console`. `loop` outlives the process.
+  static base::Result<std::unique_ptr<VmmProcess>> spawn(base::EventLoop& loop, const Request& request,
+                                                         ByteEnd console, Observer observer);
+  // Kills and reaps it.
+  ~VmmProcess();
+  VmmProcess(const VmmProcess&) = delete;
+  VmmProcess& operator=(const VmmProcess&) = delete;
+
+  [[nodiscard]] int pidfd() const { return pidfd_.get(); }
+  void kill();
+  [[nodiscard]] const Tail& console() const { return console_; }
+  [[nodiscard]] const Tail& errors() const { return errors_; }
+
+ private:
+  VmmProcess(base::EventLoop& loop, Observer observer) : loop_(loop), observer_(std::move(observer)) {}
+  base::Status watch(base::UniqueFd& fd, std::function<void(std::string_view)> on_bytes);
+  void take_timing(std::string_view bytes);
+  void reap();
+  void one_ended();
+
+  base::EventLoop& loop_;
+  Observer observer_;
+  pid_t pid_ = -1;  // until reaped
+  base::UniqueFd pidfd_;
+  base::UniqueFd error_pipe_;
+  base::UniqueFd timing_pipe_;
+  std::unique_ptr<Pump> console_pump_;
+  Tail console_{16U << 10U};
+  Tail errors_{4U << 10U};
+  std::string timing_line_;
+  VmmEnd end_;
+  int open_ = 0;  // the process and its pipes
+};
+
+}  // namespace mayfly::cli

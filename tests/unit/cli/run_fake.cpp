@@ -1,0 +1,31 @@
+// `mayfly run` with the fake VMM beside it, on machines of every kind: whether the host can run guests is not
+// asked.
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "base/file.h"
+#include "base/timeline.h"
+#include "cli/checks.h"
+#include "cli/options.h"
+#include "cli/run.h"
+
+namespace {
+
+using namespace mayfly;
+
+base::Result<int> run(const std::vector<std::string>& words, std::uint64_t start_ns) {
+  const auto parsed = TRY(cli::parse_run(words));
+  const std::string folder = TRY(base::executable_folder());
+  cli::RunFiles files{.vmm = folder + "/fake_vmm", .kernel = parsed.options->kernel, .rootfs = "none"};
+  return cli::run_in_vm(*parsed.options, files, start_ns);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const auto status = run({argv + 1, argv + argc}, base::timeline::now_ns());
+  if (status) return *status;
+  fmt::print(stderr, "mayfly: {}\n", status.error().message);
+  return cli::kExitMayflyFailed;
+}
