@@ -118,6 +118,12 @@ outside_changes_seen() {
     equal 22 "$(run cat "$work/changing")"
     echo 333 >"$work/changing"
     equal 333 "$(run cat "$work/changing")"
+    run cat "$work/new" 2>/dev/null && fail "a file that is not there"
+    echo new >"$work/new"
+    equal new "$(run cat "$work/new")"
+    rm "$work/new"
+    run cat "$work/new" 2>/dev/null && fail "a file that is gone"
+    true
 }
 time_limit() {
     run --timeout 2 sh -c 'sleep 1000 & trap "" TERM INT; sleep 1001; sleep 1002' 2>"$work/err"
@@ -222,7 +228,12 @@ no_retry_without_lockup() {
     equal "" "$(cat "$work/err")"
 }
 stopped() {
+    "$here/run" sh -c 'echo started; exec sleep 1000' >"$work/out" 2>"$work/err" &
+    eventually grep -q started "$work/out"
     "$here/stop" || fail "status $?"
+    wait $!
+    equal 123 $?
+    equal "lab: the lab was stopped while the command ran" "$(cat "$work/err")"
     no_qemu || fail "QEMU runs"
     state_is_empty || fail "left: $(find "$XDG_RUNTIME_DIR")"
     "$here/stop" || fail "second stop: status $?"
@@ -283,6 +294,16 @@ idle_ends() {
     eventually no_qemu
     eventually state_is_empty
 }
+no_memory() { # more than any machine here has
+    run --memory 65536 --fresh sh -c 'exit 0' 2>"$work/err" <&- # where it has: an overcommitted lab still runs
+    status=$?
+    [ $status = 0 ] || { equal 125 $status; grep -q "QEMU ended" "$work/err"; } || fail "$(cat "$work/err")"
+}
+closed_streams() {
+    run sh -c 'echo out; echo err >&2; cat; exit 3' <&- >&- 2>"$work/err"
+    equal 3 $?
+    equal err "$(cat "$work/err")"
+}
 two_at_once() {
     "$here/run" echo 1 >"$work/two-1" &
     run echo 2 >"$work/two-2"
@@ -308,6 +329,7 @@ bad_options() {
     refused "wants SECONDS" --timeout
     refused "number of seconds" --timeout -3 true
     refused "no command" --
+    refused "exclude each other" --keep --fresh true
     refused "letters" --name ../x true
 }
 help() { run --help | grep -q "lab/run bash" && "$here/start" --help | grep -q usage && "$here/stop" --help | grep -q usage || fail "no help"; }
@@ -367,6 +389,8 @@ test_case "one: SIGKILL of the caller" killed_caller_of_one
 test_case "one: SIGTERM of the caller" terminated_caller_of_one
 test_case "one: SIGKILL of the caller while booting" killed_while_booting
 test_case "one: SIGKILL of the keeper" killed_keeper
+test_case "one: streams that are closed" closed_streams
+test_case "one: more memory than there is" no_memory
 test_case "one: two labs at once" two_at_once
 test_case "the owner of a kept lab ends" owner_gone
 test_case "an idle lab ends" idle_ends

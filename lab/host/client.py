@@ -13,7 +13,7 @@ import threading
 import time
 import tty
 
-from common import FileLock, LabError, STATUS_LOCKUP, STATUS_TIMEOUT, say
+from common import FileLock, LabError, Lockup, STATUS_TIMEOUT, Stopped, say
 import machine
 
 # lab/agent/protocol.h says what these mean.
@@ -36,10 +36,6 @@ SECONDS_TO_KILL = 30
 SECONDS_QUIET, SECONDS_TO_PONG = 20, 90
 
 
-class Lockup(Exception):
-    """The lab went away under the command."""
-
-
 class Slot:
     """A connection to the agent that nobody else uses."""
 
@@ -52,18 +48,28 @@ class Slot:
         self.socket = None
 
     def open(self):
-        deadline = time.monotonic() + SECONDS_TO_BOOT
+        """Waits for a free slot as long as it takes, then for the agent's answer."""
+        deadline = None
         while True:
             info = machine.read_info(self._state)
-            if info and str(info["generation"]) in info["fates"] and not info["qemu"]:
-                raise Lockup(info["fates"][str(info["generation"])])
-            if info and self._take_free(info) and self._connect(deadline):
-                return
-            if not info and not machine.alive(self._state):
-                raise LabError("the lab ended while starting")
-            if time.monotonic() > deadline:
+            if info:
+                self._check_runs(info)
+            elif not machine.alive(self._state):
+                raise LabError("the lab ended while it started")
+            if info and self._take_free(info):
+                deadline = deadline or time.monotonic() + SECONDS_TO_BOOT
+                if self._connect(deadline):
+                    return
+            if deadline and time.monotonic() > deadline:
                 raise LabError("no answer from the lab for %d s" % SECONDS_TO_BOOT)
-            time.sleep(0.01)
+            time.sleep(0.02)
+
+    @staticmethod
+    def _check_runs(info):
+        """Not when it ended before we came and is not started afresh."""
+        fate = info["fates"].get(str(info["generation"]))
+        if not info["qemu"]:
+            raise LabError(fate) if fate.startswith(machine.QEMU_ENDED) else Lockup(fate)
 
     def _take_free(self, info):
         if self._lock:
@@ -114,7 +120,7 @@ class Slot:
         """What has come, as (type, payload); call when the socket is readable."""
         got = self.socket.recv(256 * 1024)
         if not got:
-            raise Lockup(self._fate())
+            raise self._fate()
         data, at, frames = self._pending + got, 0, []
         while len(data) - at >= HEADER.size:
             kind, length = HEADER.unpack_from(data, at)
@@ -136,9 +142,9 @@ class Slot:
             if info is None:
                 break
             if str(self.generation) in info["fates"]:
-                return info["fates"][str(self.generation)]
+                return Lockup(info["fates"][str(self.generation)])
             time.sleep(0.05)
-        return "it was stopped"
+        return Stopped()
 
 
 class Writer(threading.Thread):
@@ -328,16 +334,19 @@ def start_message(arguments, environment, directory, terminal, forget_files):
 
 
 def run_command(state, arguments, environment, directory, timeout, use_stdin, forget_files):
-    """Runs `arguments` in the lab at `state`. Returns (exit status, why the lab locked up or None, stdin bytes used)."""
+    """Runs `arguments` in the lab at `state`, whose files are looked at afresh if `forget_files`.
+
+    Returns the exit status. A Lockup gets an attribute `input_used`: whether bytes of standard input went with it."""
     slot, run = Slot(state), None
     try:
         slot.open()
         terminal = Terminal() if use_stdin else _no_terminal()
         message = start_message(arguments, environment, directory, terminal, forget_files)
         run = Run(slot, terminal, timeout, use_stdin, message)
-        return run.run(), None, run.reader.passed
+        return run.run()
     except Lockup as lockup:
-        return STATUS_LOCKUP, str(lockup), run.reader.passed if run else 0
+        lockup.input_used = run is not None and run.reader.passed > 0
+        raise
     finally:
         slot.close()
 

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 
-from common import FileLock, LabError, ROOT, STATUS_LAB, STATUS_LOCKUP, say, state_folder
+from common import FileLock, LabError, Lockup, ROOT, STATUS_LAB, STATUS_LOCKUP, Stopped, say, state_folder
 from options import Option, parse, seconds, whole_number
 import client
 import machine
@@ -210,27 +210,41 @@ def run(arguments):
         raise LabError("no command given (lab/run --help)")
     if os.environ.get("MAYFLY_IN_LAB"):
         run_here(command)
-    directory = working_directory()
-    attempts = options["--retry-on-lockup"] + 1
-    for attempt in range(1, attempts + 1):
-        state = kept_state(options["--name"])
-        if options["--keep"]:
-            state, _ = start_kept(options)
-        kept = not options["--fresh"] and machine.alive(state)
-        if kept:
-            check_same(options, state)
-            status, lockup, used = run_in_kept(state, options, command, directory)
-        else:
-            status, lockup, used = run_once(options, command, directory)
-        if lockup is None:
-            return status
-        again = attempt < attempts and not (used and use_stdin(options))
-        say("the emulated host locked up (%s)%s%s" % (
-            lockup, "; starting afresh" if kept or again else "", ", running the command again" if again else ""))
-        if attempt < attempts and not again:
-            say("not run again: its standard input is used up")
-            break
-    return STATUS_LOCKUP
+    if options["--keep"] and options["--fresh"]:
+        raise LabError("--keep and --fresh exclude each other")
+    attempts = options["--retry-on-lockup"]
+    while True:
+        try:
+            return run_somewhere(options, command, working_directory())
+        except Stopped:
+            say("the lab was stopped while the command ran")
+            return STATUS_LOCKUP
+        except Lockup as lockup:
+            again = attempts > 0 and not (lockup.input_used and use_stdin(options))
+            say("the emulated host locked up (%s); %s" % (lockup, "starting afresh" if again or lockup.kept else "giving up"))
+            say("its console is in " + os.path.join(settings_of(options).out, machine.CONSOLE_COPY))
+            if not again:
+                if attempts:
+                    say("not running the command again: its standard input is used up")
+                return STATUS_LOCKUP
+            attempts -= 1
+            say("running the command again")
+
+
+def run_somewhere(options, command, directory):
+    """In the kept lab if there is one to use, or else in one for this command."""
+    state = kept_state(options["--name"])
+    if options["--keep"]:
+        state, _ = start_kept(options)
+    kept = not options["--fresh"] and machine.alive(state)
+    try:
+        if not kept:
+            return run_once(options, command, directory)
+        check_same(options, state)
+        return run_in_kept(state, options, command, directory)
+    except Lockup as lockup:
+        lockup.kept = kept
+        raise
 
 
 def start(arguments):
@@ -242,10 +256,11 @@ def start(arguments):
         raise LabError("lab/start takes no command (lab/run does)")
     state, ran = start_kept(options)
     begin = time.monotonic()
-    status, lockup, _ = client.run_command(state, ["true"], {"PATH": os.defpath}, "/", 0, False, False)
-    if lockup or status:
+    try:
+        client.run_command(state, ["true"], {"PATH": os.defpath}, "/", 0, False, False)
+    except (LabError, Lockup, Stopped) as error:
         machine.tell(state, "stop")
-        raise LabError("the lab did not start: %s" % (lockup or "status %d" % status))
+        raise LabError("the lab did not start: %s" % error) from None
     say("'%s' is up%s" % (options["--name"], " already" if ran else " after %.1f s" % (time.monotonic() - begin)))
     return 0
 
@@ -271,7 +286,17 @@ def stop(arguments):
     return 0
 
 
+def open_missing_streams():
+    """Nothing of ours may become number 0, 1 or 2, should the caller have closed it."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open("/dev/null", os.O_RDWR)
+
+
 def main(action):
+    open_missing_streams()
     try:
         sys.exit(action(sys.argv[1:]))
     except (LabError, OSError) as error:

@@ -19,6 +19,14 @@ class LabError(Exception):
     """Something a person can act on; shown as one line."""
 
 
+class Stopped(Exception):
+    """The lab was stopped under a command."""
+
+
+class Lockup(Exception):
+    """The emulated host went away under a command; the text says how."""
+
+
 def keep_bytecode_out_of_the_tree():
     sys.pycache_prefix = os.path.join(cache_folder(), "bytecode")
     sys.dont_write_bytecode = False

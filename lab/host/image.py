@@ -30,30 +30,45 @@ KEEP = ["kernel/arch/x86/kvm", "kernel/arch/x86/crypto", "kernel/block", "kernel
 PACKAGES = {"qemu-system-x86_64": "qemu-system-x86", "setpriv": "util-linux", "g++": "g++", "objcopy": "binutils", "depmod": "kmod"}
 
 
+def as_root():
+    """What to put before a command that needs root; None when we cannot be root without asking."""
+    if os.getuid() == 0:
+        return []
+    sudo = shutil.which("sudo")
+    return [sudo, "-n"] if sudo and subprocess.run([sudo, "-n", "true"], capture_output=True).returncode == 0 else None
+
+
+def apt_get(*words):
+    """Runs apt-get as root; its output goes to our standard error. Raises with the line to type."""
+    command = ["apt-get"] + list(words)
+    prefix = as_root()
+    if not shutil.which("apt-get"):
+        raise LabError("the lab is made for Debian 12: needs " + " ".join(words))
+    if prefix is None:
+        raise LabError("run first: sudo " + " ".join(command))
+    if subprocess.run(prefix + command, stdin=subprocess.DEVNULL, stdout=2).returncode != 0:
+        raise LabError("failed: " + " ".join(command))
+
+
 def require_tools():
     """Installs the few Debian packages the lab needs, or says how."""
     missing = sorted({package for tool, package in PACKAGES.items() if not find_tool(tool)})
-    if not missing:
-        return
-    command = ["apt-get", "install", "-y", "--no-install-recommends"] + missing
-    if not shutil.which("apt-get"):
-        raise LabError("needs %s; install what provides them (the lab is made for Debian 12)" % ", ".join(missing))
-    if os.getuid() != 0:
-        if not shutil.which("sudo") or subprocess.run(["sudo", "-n", "true"], capture_output=True).returncode != 0:
-            raise LabError("needs packages; run: sudo " + " ".join(command))
-        command = ["sudo", "-n"] + command
-    say("installing " + " ".join(missing))
-    if subprocess.run(command, stdin=subprocess.DEVNULL, stdout=2).returncode != 0:
-        raise LabError("could not install %s; try: apt-get update && %s" % (" ".join(missing), " ".join(command)))
+    if missing:
+        say("installing " + " ".join(missing))
+        apt_get("update", "-q")
+        apt_get("install", "-q", "-y", "--no-install-recommends", *missing)
 
 
-def newest_kernel_package():
+def newest_kernel_package(may_update=True):
     shown = subprocess.run(["apt-cache", "depends", "linux-image-amd64"], capture_output=True, text=True).stdout
     for line in shown.splitlines():
         word = line.split()[-1]
         if line.strip().startswith("Depends:") and word.startswith("linux-image-"):
             return word
-    raise LabError("apt knows no package linux-image-amd64; run apt-get update first")
+    if not may_update:
+        raise LabError("apt knows no package linux-image-amd64")
+    apt_get("update", "-q")
+    return newest_kernel_package(may_update=False)
 
 
 def extract_vmlinux(bzimage):
@@ -62,9 +77,8 @@ def extract_vmlinux(bzimage):
         data = file.read()
     offset, length = struct.unpack_from("<II", data, 0x248)
     start = (data[0x1F1] + 1) * 512 + offset
-    if data[0x202:0x206] == b"HdrS" or data[start:start + 6] != b"\xfd7zXZ\0":
-        if data[start:start + 6] != b"\xfd7zXZ\0":
-            raise LabError("%s is not compressed as expected (xz)" % bzimage)
+    if data[0x202:0x206] != b"HdrS" or data[start:start + 6] != b"\xfd7zXZ\0":
+        raise LabError("%s is not a kernel compressed by xz" % bzimage)
     return lzma.LZMADecompressor(format=lzma.FORMAT_XZ).decompress(data[start:start + length])
 
 
@@ -216,6 +230,15 @@ def latest_kernel(folder):
     return max(found, key=os.path.getmtime, default=None)
 
 
+def remove_old(folder, keep):
+    """Leaves the `keep` newest; and nothing of a build that was killed (we hold the lock)."""
+    paths = sorted(glob.glob(folder + "/*"), key=os.path.getmtime, reverse=True)
+    unfinished = [path for path in paths if os.path.basename(path).startswith("tmp")]
+    finished = [path for path in paths if path not in unfinished]
+    for path in unfinished + finished[keep:]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def prepare(update=False):
     """Returns (vmlinux, initrd, modules), making what is missing. `update` takes the newest kernel apt has."""
     cache = cache_folder()
@@ -225,12 +248,22 @@ def prepare(update=False):
     if update or not kernel or not os.path.exists(image + "/initrd") or not find_tool("qemu-system-x86_64"):
         os.makedirs(kernels, exist_ok=True)
         os.makedirs(images, exist_ok=True)
-        with FileLock(os.path.join(cache, "lock")):
-            require_tools()
-            kernel = latest_kernel(kernels)
-            if update or not kernel:
-                kernel = fetch_kernel(kernels)
-            image = os.path.join(images, hash_of_inputs(kernel))
-            if not os.path.exists(image + "/initrd"):
-                build_image(kernel, image)
+        try:
+            with FileLock(os.path.join(cache, "lock")):
+                kernel, image = build(kernels, images, update)
+        except subprocess.CalledProcessError as error:
+            raise LabError("failed: " + " ".join(error.cmd)) from None
     return kernel + "/vmlinux", image + "/initrd", kernel + "/modules"
+
+
+def build(kernels, images, update):
+    require_tools()
+    kernel = latest_kernel(kernels)
+    if update or not kernel:
+        kernel = fetch_kernel(kernels)
+        remove_old(kernels, 2)
+    image = os.path.join(images, hash_of_inputs(kernel))
+    if not os.path.exists(image + "/initrd"):
+        build_image(kernel, image)
+        remove_old(images, 8)
+    return kernel, image

@@ -24,6 +24,11 @@ from common import FileLock, LabError, find_tool
 # The lab's kernel is in trouble that it does not recover from.
 TROUBLE = re.compile(rb"soft lockup|hard LOCKUP|rcu: INFO: rcu_\w+ .*detected stalls|Kernel panic|lab: boot failed.*")
 
+CONSOLE_COPY = "lab-console.log"  # in the folder of results, after trouble
+QEMU_ENDED = "QEMU ended"
+# A QEMU that ends so soon, without a word of its kernel, will not do better the next time.
+SECONDS_TO_FAIL = 3
+
 # Each of these takes something off the start of a kernel made for every machine, or makes trouble end at once.
 KERNEL_OPTIONS = " ".join([
     "console=ttyS0 quiet loglevel=4", "panic=-1 oops=panic", "mitigations=off init_on_alloc=0 audit=0",
@@ -83,6 +88,7 @@ class Keeper:
     def start_qemu(self):
         import subprocess  # only the keeper needs it, and it is slow to import
         self._generation += 1
+        self._started = time.monotonic()
         log = open(self._state + "/qemu.log", "ab")
         self._console = open(self._state + "/console.log", "ab")
         self._console_tail = b""
@@ -123,7 +129,7 @@ class Keeper:
         if self._qemu and (self._qemu.stdout.fileno() in ready or self._qemu_fd in ready):
             trouble = self._read_console()
             if self._qemu_fd in ready and not trouble:
-                trouble = "QEMU ended" + self._last_words()
+                trouble = QEMU_ENDED + self._last_words()
         if trouble:
             self._start_afresh(trouble)
         return not self._idle_too_long()
@@ -145,12 +151,15 @@ class Keeper:
         return line.decode(errors="replace").strip()[:100]
 
     def _start_afresh(self, trouble):
-        """The fate of this generation is written before its sockets close, so that clients find it."""
         self._fates[str(self._generation)] = trouble
-        self._write_info()
+        self._write_info()  # before the sockets close
+        shutil.copy(self._state + "/console.log", os.path.join(self._settings.out, CONSOLE_COPY))
         self._end_qemu()
-        if self._restarts:
+        hopeless = trouble.startswith(QEMU_ENDED) and time.monotonic() < self._started + SECONDS_TO_FAIL
+        if self._restarts and not hopeless:
             self.start_qemu()
+        else:
+            self._write_info()
 
     def _answer(self):
         peer, _ = self._control.accept()
