@@ -9,6 +9,8 @@
 #include <cerrno>
 #include <csignal>
 
+#include "base/log.h"
+
 namespace mayfly::base {
 
 namespace {
@@ -47,13 +49,15 @@ Status EventLoop::add(int fd, std::uint32_t events, Callback callback, std::mute
   const std::lock_guard lock(mutex_);
   if (id_of_fd_.contains(fd)) return fail("file descriptor {} is watched already", fd);
   const std::uint64_t id = next_id_++;
-  handlers_[id] = std::shared_ptr<Handler>(new Handler{fd, std::move(callback), mutex});
+  handlers_[id] = std::shared_ptr<Handler>(new Handler{fd, events, std::move(callback), mutex});
   id_of_fd_[fd] = id;
   if (Status added = control(epoll_.get(), EPOLL_CTL_ADD, fd, events, id); !added) {
     handlers_.erase(id);
     id_of_fd_.erase(fd);
     return added;
   }
+  // Watched and unwatched again, so that an fd which cannot be watched is refused now.
+  if (held_.contains(mutex)) ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
   return {};
 }
 
@@ -61,7 +65,14 @@ Status EventLoop::modify(int fd, std::uint32_t events) {
   const std::lock_guard lock(mutex_);
   const auto it = id_of_fd_.find(fd);
   if (it == id_of_fd_.end()) return fail("file descriptor {} is not watched", fd);
-  return control(epoll_.get(), EPOLL_CTL_MOD, fd, events, it->second);
+  Handler& handler = *handlers_.at(it->second);
+  if (held_.contains(handler.mutex)) {
+    handler.events = events;
+    return {};
+  }
+  TRY(control(epoll_.get(), EPOLL_CTL_MOD, fd, events, it->second));
+  handler.events = events;
+  return {};
 }
 
 void EventLoop::remove(int fd) {
@@ -73,6 +84,26 @@ void EventLoop::remove(int fd) {
   handler->second->live = false;
   handlers_.erase(handler);
   id_of_fd_.erase(it);
+}
+
+void EventLoop::hold(std::mutex* mutex) {
+  const std::lock_guard lock(mutex_);
+  if (!held_.insert(mutex).second) return;
+  for (const auto& [id, handler] : handlers_) {
+    if (handler->mutex == mutex) ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, handler->fd, nullptr);
+  }
+}
+
+void EventLoop::release(std::mutex* mutex) {
+  const std::lock_guard lock(mutex_);
+  if (held_.erase(mutex) == 0) return;
+  for (const auto& [id, handler] : handlers_) {
+    if (handler->mutex != mutex) continue;
+    // It was watched before; to watch it again can fail for want of memory only.
+    if (const Status watched = control(epoll_.get(), EPOLL_CTL_ADD, handler->fd, handler->events, id); !watched) {
+      log::error("a device's event source is lost: {}", watched.error().message);
+    }
+  }
 }
 
 void EventLoop::post(std::function<void()> task) {
@@ -120,6 +151,7 @@ void EventLoop::dispatch(std::uint64_t id, std::uint32_t events) {
     const std::lock_guard lock(mutex_);
     const auto it = handlers_.find(id);
     if (it == handlers_.end()) return;  // removed by an earlier callback of this batch
+    if (held_.contains(it->second->mutex)) return;  // held by one
     handler = it->second;
   }
   std::unique_lock<std::mutex> lock;

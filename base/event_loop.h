@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <span>
 #include <vector>
 
@@ -37,6 +38,12 @@ class EventLoop {
   // Does nothing when `fd` is not watched.
   void remove(int fd);
 
+  // From now until release(), handlers that name `mutex` are not called, nor are timers of theirs; their fds
+  // are not watched, so that what happens meanwhile is seen afterwards and costs nothing until then. On the
+  // loop's thread, which is thereby in no such callback.
+  void hold(std::mutex* mutex);
+  void release(std::mutex* mutex);
+
   // Runs `task` on the loop's thread, soon. Tasks posted after stop() may never run.
   void post(std::function<void()> task);
 
@@ -51,6 +58,7 @@ class EventLoop {
  private:
   struct Handler {
     int fd;
+    std::uint32_t events;  // guarded by the loop's mutex_
     Callback callback;
     std::mutex* mutex;
     std::atomic<bool> live = true;
@@ -66,6 +74,7 @@ class EventLoop {
   std::uint64_t next_id_ = 1;
   std::map<std::uint64_t, std::shared_ptr<Handler>> handlers_;
   std::map<int, std::uint64_t> id_of_fd_;
+  std::set<std::mutex*> held_;
   std::vector<std::function<void()>> tasks_;
   bool stopping_ = false;
 };

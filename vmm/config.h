@@ -32,12 +32,19 @@ struct DriveConfig {
   std::optional<std::string> partuuid;  // of the root file system's partition; absent: the whole drive
 };
 
+// Where the serial port leads. Borrowed; -1: nowhere.
+struct ConsoleConfig {
+  int input = 0;   // stdin
+  int output = 1;  // stdout
+};
+
 struct VmConfig {
   BootSource boot;
   MachineConfig machine;
   std::vector<DriveConfig> drives;
   std::optional<virtio::vsock::Config> vsock;
   bool boot_timer = false;
+  ConsoleConfig console;
 };
 
 }  // namespace mayfly::vmm

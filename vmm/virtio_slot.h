@@ -1,0 +1,52 @@
+// A place on the MMIO bus with a virtio device in it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/event_loop.h"
+#include "base/guest_memory.h"
+#include "vmm/bus.h"
+#include "vmm/irq_line.h"
+#include "vmm/kvm.h"
+#include "virtio/mmio_transport.h"
+
+namespace mayfly::vmm {
+
+// The device, its transport, its interrupt line and its doorbells. A doorbell is an eventfd that KVM rings for
+// a write to QueueNotify and that the event loop answers, so no vCPU leaves the kernel for it.
+class VirtioSlot final : public BusDevice {
+ public:
+  // `index` < x86_64::kMostVirtioDevices. `vm`, `memory` and `loop` outlive the slot.
+  static base::Result<std::unique_ptr<VirtioSlot>> create(std::uint32_t index,
+                                                          std::unique_ptr<virtio::VirtioDevice> device, Vm& vm,
+                                                          const base::GuestMemory& memory,
+                                                          base::EventLoop& loop);
+  // On the loop's thread, when no vCPU runs.
+  ~VirtioSlot() override;
+
+  void read(std::uint64_t offset, std::span<std::byte> out) override { transport_.read(offset, out); }
+  void write(std::uint64_t offset, std::span<const std::byte> in) override { transport_.write(offset, in); }
+
+  // From hold() to release() the device does nothing: neither doorbells nor what it watches on the host are
+  // answered. On the loop's thread.
+  void hold();
+  base::Status release();
+
+ private:
+  VirtioSlot(std::unique_ptr<virtio::VirtioDevice> device, IrqLine irq, const base::GuestMemory& memory,
+             base::EventLoop& loop);
+  base::Status add_doorbells(std::uint32_t index, Vm& vm);
+  base::Status watch_doorbells();
+  void unwatch_doorbells();
+
+  base::EventLoop& loop_;
+  IrqLine irq_;
+  std::unique_ptr<virtio::VirtioDevice> device_;
+  virtio::MmioTransport transport_;
+  std::vector<base::UniqueFd> doorbells_;  // by queue index
+};
+
+}  // namespace mayfly::vmm
