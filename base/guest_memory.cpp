@@ -1,5 +1,9 @@
 #include "base/guest_memory.h"
 
+#include <sys/mman.h>
+
+#include <algorithm>
+
 namespace mayfly::base {
 
 Result<GuestMemory> GuestMemory::create(std::span<const Range> ranges) {
@@ -55,6 +59,20 @@ Result<GuestAtomic16> GuestMemory::atomic16(GuestAddress address) const {
   if (!address.is_aligned(2)) return fail("guest address {:#x} is odd", address.value());
   const std::span<std::byte> bytes = TRY(slice(address, sizeof(std::uint16_t)));
   return GuestAtomic16(reinterpret_cast<std::uint16_t*>(bytes.data()));
+}
+
+void GuestMemory::advise_huge_pages(GuestAddress address, std::uint64_t length) const {
+  constexpr std::uint64_t kHugePage = 2U << 20U;
+  for (const Region& region : regions_) {
+    if (address < region.start) continue;
+    const std::uint64_t offset = address.value() - region.start.value();
+    const std::uint64_t size = region.mapping.size();
+    if (offset > size || length > size - offset) continue;
+    const std::uint64_t start = offset / kHugePage * kHugePage;
+    const std::uint64_t end = std::min((offset + length + kHugePage - 1) / kHugePage * kHugePage, size);
+    // A host without transparent huge pages refuses; that costs time, nothing else.
+    ::madvise(region.mapping.data() + start, end - start, MADV_HUGEPAGE);
+  }
 }
 
 std::uint64_t GuestMemory::total_size() const {

@@ -116,6 +116,9 @@ class GuestMemory {
   // The address must be even.
   [[nodiscard]] Result<GuestAtomic16> atomic16(GuestAddress address) const;
 
+  // Advice to the host: the range is about to be filled, so give it 2 MiB pages where they lie in a region.
+  void advise_huge_pages(GuestAddress address, std::uint64_t length) const;
+
   [[nodiscard]] std::span<const Region> regions() const { return regions_; }
   [[nodiscard]] std::uint64_t total_size() const;
 

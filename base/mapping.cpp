@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <cerrno>
+#include <cstdint>
 #include <utility>
 
 namespace mayfly::base {
@@ -21,7 +22,27 @@ Mapping& Mapping::operator=(Mapping&& other) noexcept {
 }
 
 Result<Mapping> Mapping::anonymous(std::size_t size) {
-  return of_file(-1, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
+  constexpr std::size_t kPage = 4096;
+  constexpr std::size_t kHugePage = 2U << 20U;
+  constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+  if (size < kHugePage) return of_file(-1, size, PROT_READ | PROT_WRITE, kFlags);
+  if (size > SIZE_MAX - kHugePage) return fail("map {} bytes of memory: too many", size);
+
+  // mmap(2) has no alignment argument: take more, and give back what is around the aligned part.
+  Mapping wide = TRY(of_file(-1, size + kHugePage, PROT_READ | PROT_WRITE, kFlags));
+  const std::size_t misaligned = reinterpret_cast<std::uintptr_t>(wide.data_) % kHugePage;
+  const std::size_t head = misaligned == 0 ? 0 : kHugePage - misaligned;
+  if (head != 0) {
+    if (::munmap(wide.data_, head) < 0) return fail_errno(errno, "align {} bytes of memory", size);
+    wide.data_ += head;
+    wide.size_ -= head;
+  }
+  const std::size_t whole_pages = (size + kPage - 1) / kPage * kPage;
+  if (wide.size_ > whole_pages && ::munmap(wide.data_ + whole_pages, wide.size_ - whole_pages) < 0) {
+    return fail_errno(errno, "align {} bytes of memory", size);
+  }
+  wide.size_ = size;
+  return wide;
 }
 
 Result<Mapping> Mapping::of_file(int fd, std::size_t size, int protection, int flags, off_t offset) {

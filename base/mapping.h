@@ -19,6 +19,7 @@ class Mapping {
   Mapping& operator=(const Mapping&) = delete;
 
   // Anonymous private memory of `size` bytes (> 0), zero, not reserved: pages are allocated at first touch.
+  // From 2 MiB up it starts on a multiple of that, so that a host may back it, and KVM map it, by huge pages.
   static Result<Mapping> anonymous(std::size_t size);
 
   // `size` bytes (> 0) of `fd` from `offset` (a multiple of the page size); `protection` and `flags` as

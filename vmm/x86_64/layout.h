@@ -27,6 +27,7 @@ inline constexpr std::uint16_t kBiosWarmReset =
     0x1234;  // Linux, told panic_warm, writes it before a panic's reset
 inline constexpr GuestAddress kGdt{0x6000};
 inline constexpr GuestAddress kZeroPage{0x7000};    // boot_params; with PVH: hvm_start_info and its tables
+inline constexpr GuestAddress kBootStack{0x9000};   // grows down, one page; kernels soon use their own
 inline constexpr GuestAddress kPageTables{0x9000};  // PML4, PDPT, up to four page directories
 inline constexpr GuestAddress kCommandLine{0x20000};
 inline constexpr std::uint64_t kCommandLineSize = 2048;  // with the NUL: COMMAND_LINE_SIZE of Linux on x86
