@@ -155,6 +155,13 @@ void MmioTransport::queue_notified(std::uint16_t index) {
   notify(index);
 }
 
+void MmioTransport::notify_all_queues() {
+  const std::lock_guard lock(device_.mutex());
+  for (std::size_t i = 0; i < state_.queues.size(); ++i) {
+    if (state_.queues[i].ready) notify(static_cast<std::uint32_t>(i));
+  }
+}
+
 void MmioTransport::bad_access(const char* what, std::uint64_t offset) {
   ++metrics_.bad_accesses;
   if (log_limiter_.allow()) {

@@ -84,6 +84,9 @@ class MmioTransport final : public Interrupt {
   void read(std::uint64_t offset, std::span<std::byte> out);
   void write(std::uint64_t offset, std::span<const std::byte> in);
   void queue_notified(std::uint16_t index);
+  // As if the driver had notified every active queue: for a machine that goes on after it was saved and
+  // restored, because a notification that was on its way then is lost. Needless ones do no harm.
+  void notify_all_queues();
 
   [[nodiscard]] VirtioDevice& device() { return device_; }
 

@@ -253,8 +253,8 @@ std::vector<std::byte> to_bytes(std::string_view text) {
 }
 
 std::string to_text(std::span<const std::byte> bytes) {
-  std::string text(bytes.size(), '\0');
-  std::memcpy(text.data(), bytes.data(), bytes.size());
+  std::string text;
+  for (const std::byte byte : bytes) text.push_back(static_cast<char>(byte));
   return text;
 }
 

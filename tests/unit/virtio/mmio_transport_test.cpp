@@ -571,6 +571,19 @@ TEST_CASE("a saved transport goes on where it was") {
   CHECK(irqs == 1);
 }
 
+TEST_CASE("what was made available before the state was saved is found when all queues are notified") {
+  Bench b;
+  b.start();
+  const auto head = test::ChainBuilder(b.guest).readable("x").submit(b.second);
+  FakeDevice device;
+  MmioTransport transport(device, b.guest.memory(), [] {});
+  transport.notify_all_queues();  // nothing is active: nothing happens
+  REQUIRE(transport.restore(b.transport.save(), {}));
+  CHECK_FALSE(b.second.take_used());
+  transport.notify_all_queues();
+  CHECK(b.second.take_used()->id == head);
+}
+
 TEST_CASE("a transport saved in the middle of set-up") {
   Bench b;
   REQUIRE(b.driver.negotiate(kFeatures));
