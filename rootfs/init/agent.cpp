@@ -24,8 +24,8 @@ bool is_host(const sockaddr_storage& peer) {
 
 }  // namespace
 
-Agent::Agent(base::UniqueFd signals, base::UniqueFd listener)
-    : signals_(std::move(signals)), listener_(std::move(listener)) {}
+Agent::Agent(base::UniqueFd signals, base::UniqueFd listener, std::uint64_t patience)
+    : signals_(std::move(signals)), listener_(std::move(listener)), patience_(patience) {}
 
 bool Agent::open_boot_session(std::array<base::UniqueFd, kStreams> connecting, std::uint64_t init_started) {
   sessions_[0] = Owned<Session>::make();
@@ -106,7 +106,7 @@ void Agent::accept_connections(std::uint64_t now) {
     if (!is_host(peer)) continue;
     pending.fd = std::move(fd);
     pending.have = 0;
-    pending.deadline = now + kPatience;
+    pending.deadline = now + patience_;
     pending.slot = PollSet::kNoSlot;
   }
 }
@@ -141,7 +141,7 @@ Session* Agent::session_for(std::uint32_t id, std::uint64_t now) {
   }
   if (free == nullptr) return nullptr;
   *free = Owned<Session>::make();
-  if (*free) (*free)->open(id, now);
+  if (*free) (*free)->open(id, now + patience_);
   return free->get();
 }
 

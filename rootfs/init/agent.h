@@ -25,8 +25,9 @@ class Agent {
     kHostGone,  // the boot session was closed by the host, or never came about
   };
 
-  // `signals` is a signalfd, with at least SIGCHLD. `listener` may be invalid. Neither blocks.
-  Agent(base::UniqueFd signals, base::UniqueFd listener);
+  // `signals` is a signalfd, with at least SIGCHLD. `listener` may be invalid. Neither blocks. `patience`:
+  // how long the host may take to complete what it began, ns.
+  Agent(base::UniqueFd signals, base::UniqueFd listener, std::uint64_t patience = kPatience);
 
   // Opens the first session over four connections that may still be under way. To be called at most once.
   // False without memory.
@@ -57,6 +58,7 @@ class Agent {
   PollSet polls_;
   base::UniqueFd signals_;
   base::UniqueFd listener_;
+  std::uint64_t patience_;
   std::size_t signals_slot_ = PollSet::kNoSlot;
   std::size_t listener_slot_ = PollSet::kNoSlot;
   std::array<Owned<Session>, kMostSessions> sessions_;

@@ -37,10 +37,9 @@ Session::~Session() {
   if (phase_ == Phase::kRunning) ::kill(-pid_, SIGKILL);
 }
 
-void Session::open(std::uint32_t id, std::uint64_t now) {
+void Session::open(std::uint32_t id, std::uint64_t deadline) {
   id_ = id;
-  boot_ = false;
-  deadline_ = now + kPatience;
+  deadline_ = deadline;
 }
 
 void Session::open_boot(std::array<base::UniqueFd, kStreams> connecting, std::uint64_t init_started,

@@ -42,8 +42,9 @@ class Session {
   [[nodiscard]] std::uint32_t id() const { return id_; }
   [[nodiscard]] pid_t pid() const { return pid_; }
 
-  // The host began a session by opening one of its streams. Descriptors must not block.
-  void open(std::uint32_t id, std::uint64_t now);
+  // The host began a session by opening one of its streams; it has until `deadline` to open the others and to
+  // ask for a start. Descriptors must not block.
+  void open(std::uint32_t id, std::uint64_t deadline);
   // False, and the stream is closed, when there is one already.
   bool adopt(base::agent::Stream stream, base::UniqueFd fd);
 
