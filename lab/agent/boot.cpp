@@ -9,7 +9,6 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -61,21 +60,12 @@ void load_module(const std::string& name) {
     close(fd);
 }
 
-// A file with a module a line, in order.
-void load_modules(const std::string& list) {
-    const std::string names = read_file("/modules/" + list);
+// /modules/order has a module a line.
+void load_modules() {
+    const std::string names = read_file("/modules/order");
     for (std::size_t begin = 0, end = 0; (end = names.find('\n', begin)) != std::string::npos; begin = end + 1) {
         load_module(names.substr(begin, end - begin));
     }
-}
-
-pid_t load_modules_meanwhile(const std::string& list) {
-    const pid_t pid = fork();
-    if (pid == 0) {
-        load_modules(list);
-        _exit(0);
-    }
-    return pid;
 }
 
 void mount_outside_root() {
@@ -145,6 +135,20 @@ void bring_up_loopback() {
     close(fd);
 }
 
+// The kernel starts with one CPU: it patches itself a thousand times over while it starts and loads drivers, and each time
+// interrupts all CPUs it has.
+void start_other_cpus() {
+    for (int cpu = 1;; ++cpu) {
+        const std::string path = "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/online";
+        const int fd = open(path.c_str(), O_WRONLY | O_CLOEXEC);
+        if (fd < 0) {
+            return;
+        }
+        (void)!write(fd, "1", 1);
+        close(fd);
+    }
+}
+
 }  // namespace
 
 std::string boot_option(const std::string& key) {
@@ -174,16 +178,15 @@ void boot() {
     mount("devtmpfs", "/dev", "devtmpfs", MS_NOSUID, "mode=0755");  // the kernel may have done it
     mount_at("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr);
     mount_at("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr);
-    const pid_t meanwhile = load_modules_meanwhile("serve");
-    load_modules("reach");
+    load_modules();
     mount_outside_root();
-    waitpid(meanwhile, nullptr, 0);
     chmod("/dev/kvm", 0666);
     move_mounts_and_root();
     mount_the_usual();
     mount_results();
     mount_modules();
     bring_up_loopback();
+    start_other_cpus();
     sethostname("lab", 3);
     const rlimit files{.rlim_cur = 1024, .rlim_max = 1'048'576};
     setrlimit(RLIMIT_NOFILE, &files);

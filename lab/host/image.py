@@ -18,9 +18,8 @@ from common import FileLock, LabError, ROOT, cache_folder, find_tool, say
 AGENT = os.path.join(ROOT, "lab", "agent")
 COMPILE = ["g++", "-std=c++20", "-O2", "-static", "-s", "-fno-exceptions", "-Wl,--gc-sections"]
 
-# Two lists, loaded side by side: what reaches the root file system and lab/run, and what commands need. What they depend
-# on is found in the modules themselves.
-LISTS = {"reach": ["virtio_pci", "9pnet_virtio", "9p", "overlay", "virtio_console"], "serve": ["kvm-amd", "tun"]}
+# What reaches the root file system and lab/run, and what commands need. What they depend on is found in the modules.
+MODULES = ["virtio_pci", "9pnet_virtio", "9p", "overlay", "virtio_console", "kvm-amd", "tun"]
 # Kept for modprobe inside.
 KEEP = ["kernel/arch/x86/kvm", "kernel/arch/x86/crypto", "kernel/block", "kernel/crypto", "kernel/drivers/block",
         "kernel/drivers/char", "kernel/drivers/crypto/ccp", "kernel/drivers/md", "kernel/drivers/net/*.ko",
@@ -189,13 +188,10 @@ def build_initrd(kernel, agent, work):
     cpio.add("dev/console", 0o020600, device=(5, 1))
     with open(agent, "rb") as file:
         cpio.add("init", 0o100755, file.read())
-    seen = set()
-    for part, names in LISTS.items():
-        files = [path for path in module_files(kernel + "/modules", names) if path not in seen]
-        seen.update(files)
-        cpio.add("modules/" + part, 0o100644, "".join(os.path.basename(path) + "\n" for path in files).encode())
-        for path in files:
-            cpio.add("modules/" + os.path.basename(path), 0o100644, slim(path, work))
+    files = module_files(kernel + "/modules", MODULES)
+    cpio.add("modules/order", 0o100644, "".join(os.path.basename(path) + "\n" for path in files).encode())
+    for path in files:
+        cpio.add("modules/" + os.path.basename(path), 0o100644, slim(path, work))
     return cpio.finish()
 
 

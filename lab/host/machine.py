@@ -34,7 +34,7 @@ KERNEL_OPTIONS = " ".join([
     "console=ttyS0 quiet loglevel=4", "panic=-1 oops=panic", "mitigations=off init_on_alloc=0 audit=0",
     "tsc=reliable no_timer_check", "cryptomgr.notests", "lsm=landlock,yama",  # Landlock: Mayfly's jail uses it
     "swiotlb=512",  # no device here needs bounce buffers; the default clears 64 MiB
-    "no5lvl"])
+    "no5lvl", "maxcpus=1 noreplace-smp"])  # the agent starts the other CPUs
 
 # Devices of the board that nobody uses; each costs the kernel a probe.
 BOARD = "q35,sata=off,smbus=off,usb=off,vmport=off,i8042=off"
