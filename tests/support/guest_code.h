@@ -74,6 +74,25 @@ class Code {
     for (const char c : text) out(0x3f8, static_cast<std::uint8_t>(c));
   }
   void say_al() { out_al(0x3f8); }
+  // The boot page tables map RAM only. This maps the 2 MiB at `virtual_address` (not in the first GiB) to those at
+  // `physical_address`, by a page directory of the guest's own for that GiB.
+  void map(std::uint64_t virtual_address, std::uint64_t physical_address) {
+    constexpr std::uint32_t kPointers = 0xa000;
+    constexpr std::uint32_t kDirectories = 0x10000;
+    constexpr std::uint32_t kWritablePresent = 0x03;
+    constexpr std::uint32_t kLarge = 0x80;
+    const auto gib = static_cast<std::uint32_t>(virtual_address >> 30U);
+    const std::uint32_t directory = kDirectories + gib * 0x1000;
+    mov_edi(directory + static_cast<std::uint32_t>((virtual_address >> 21U) & 511U) * 8);
+    store32(4, static_cast<std::uint32_t>(physical_address >> 32U));
+    store32(0, static_cast<std::uint32_t>(physical_address) | kLarge | kWritablePresent);
+    mov_edi(kPointers + gib * 8);
+    store32(4, 0);
+    store32(0, directory | kWritablePresent);
+  }
+  void map_devices() {
+    for (const std::uint64_t address : {0xc0000000ULL, 0xd0000000ULL, 0xfee00000ULL}) map(address, address);
+  }
   void reset() { out(0x64, 0xfe); }  // the keyboard controller's reset pulse
   // Writes the bytes `what` to `address`.
   void place(std::uint32_t address, const std::vector<std::uint8_t>& what) {
