@@ -1,4 +1,4 @@
-#include "kernel_images.h"
+#include "kernel_files.h"
 
 namespace mayfly::vmm::x86_64 {
 

@@ -3,7 +3,7 @@
 #include <bit>
 #include <catch2/catch.hpp>
 
-#include "kernel_images.h"
+#include "kernel_files.h"
 
 namespace mayfly::vmm::x86_64 {
 

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <set>
 
-#include "kernel_images.h"
+#include "kernel_files.h"
 
 namespace mayfly::vmm::x86_64 {
 namespace {

@@ -1,6 +1,6 @@
 #include <fcntl.h>
 
-#include "kernel_images.h"
+#include "kernel_files.h"
 
 namespace mayfly::vmm::x86_64 {
 
