@@ -81,7 +81,7 @@ guest_suite() {
 }
 
 start=$SECONDS
-need_packages "${build_packages[@]}" catch2 clang clang-format python3 file
+need_packages "${build_packages[@]}" catch2 clang-19 libclang-rt-19-dev clang-format python3 file
 for name in "${suites[@]}"; do
   case $name in
     format) suite "Formatting" format_suite ;;

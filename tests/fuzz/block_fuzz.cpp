@@ -1,0 +1,158 @@
+// The block device behind its registers, against an arbitrary driver: register accesses in any order, rings
+// and requests of any content, a disk that fails and changes its size.
+#include "tests/fuzz/input.h"
+#include "tests/fuzz/ring_writer.h"
+#include "tests/support/mmio_driver.h"
+#include "virtio/block/device.h"
+#include "virtio/block/request.h"
+
+using namespace mayfly;
+using namespace mayfly::virtio;
+using base::GuestAddress;
+using fuzz::Input;
+using fuzz::require;
+
+namespace {
+
+constexpr std::uint64_t kMemory = 0x40000;
+constexpr std::uint64_t kUsed = 0x18000;
+constexpr std::uint64_t kHeaders = 0x17000;
+
+base::log::Options quiet() {
+  base::log::Options options;
+  options.level = base::log::Level::kOff;
+  return options;
+}
+
+struct Disk {
+  std::uint64_t size = 64 * block::kSectorSize;
+  bool fails = false;
+  bool read_only = false;
+};
+
+// Holds nothing, and checks that it is never asked for what is not there.
+class CheckingBackend : public block::Backend {
+ public:
+  explicit CheckingBackend(Disk& disk) : disk_(disk) {}
+  base::Result<std::uint64_t> size() override { return disk_.size; }
+  base::Status read(block::Spans spans, std::uint64_t offset) override {
+    TRY(check(spans, offset));
+    for (const auto& span : spans) std::ranges::fill(span, std::byte{0x55});
+    return {};
+  }
+  base::Status write(block::Spans spans, std::uint64_t offset) override {
+    require(!disk_.read_only);
+    return check(spans, offset);
+  }
+  base::Status flush() override { return check({}, 0); }
+
+ private:
+  base::Status check(block::Spans spans, std::uint64_t offset) {
+    std::uint64_t total = 0;
+    for (const auto& span : spans) total += span.size();
+    require(offset <= disk_.size && total <= disk_.size - offset);
+    if (disk_.fails) return base::fail("told to fail");
+    return {};
+  }
+  Disk& disk_;
+};
+
+void run(block::Device& device, MmioTransport& transport, test::FakeGuest& guest, Disk& disk, Input& input,
+         std::uint16_t queue_size) {
+  test::MmioDriver registers(transport);
+  test::DriverQueue driver(guest,
+                           {.size = queue_size,
+                            .descriptor_table = GuestAddress(0x10000),
+                            .available_ring = GuestAddress(0x11000),
+                            .used_ring = GuestAddress(0x12000)},
+                           0);
+  fuzz::RingWriter writer(guest, driver, GuestAddress(0x14000));
+  while (!input.empty()) {
+    const std::uint8_t act = input.byte();
+    switch (act % 16) {
+      case 0:
+      case 1:
+      case 2:
+      case 3:
+        writer.act(input);
+        break;
+      case 4:
+      case 5: {
+        // A whole request: header, data, status.
+        const block::RequestHeader header{static_cast<std::uint32_t>(input.byte() % 16), 0U, input.number()};
+        guest.store(GuestAddress(kHeaders), header);
+        const auto length = static_cast<std::uint32_t>(input.number());
+        const bool writes = (act & 0x80U) != 0;
+        driver.write_descriptor(0, {kHeaders, 16U, test::kNext, std::uint16_t{1}});
+        driver.write_descriptor(
+            1, {writer.address(input), length,
+                static_cast<std::uint16_t>(writes ? test::kNext : test::kNext | test::kWrite),
+                std::uint16_t{2}});
+        driver.write_descriptor(2, {kHeaders + 64, 1U, test::kWrite, std::uint16_t{0}});
+        driver.make_available(0);
+        break;
+      }
+      case 6:
+      case 7:
+      case 8:
+        registers.notify(input.byte() & 1U);
+        break;
+      case 9:
+        registers.negotiate(input.byte() >= 128 ? registers.offered() : input.number());
+        registers.set_queue(0, driver.layout());
+        registers.start();
+        break;
+      case 10:
+        registers.write(std::uint64_t{input.byte()} * 4, static_cast<std::uint32_t>(input.number()));
+        break;
+      case 11:
+        registers.read(std::uint64_t{input.byte()} * 4);
+        break;
+      case 12: {
+        std::array<std::byte, 16> buffer{};
+        transport.read(input.number(), std::span(buffer).first(input.byte() % buffer.size()));
+        transport.write(input.number(), std::span(buffer).first(input.byte() % buffer.size()));
+        break;
+      }
+      case 13:
+        disk.fails = !disk.fails;
+        break;
+      case 14: {
+        disk.size = (1U + input.byte()) * block::kSectorSize;
+        const std::lock_guard lock(device.mutex());
+        require(device.update("").has_value());
+        break;
+      }
+      default:
+        while (driver.take_used()) {
+        }
+    }
+  }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  static test::FakeGuest guest(kMemory);
+  static const auto loop = base::EventLoop::create().value();
+  static const auto configured = base::log::configure(quiet());
+  require(configured.has_value());
+  guest.fill(GuestAddress(0), kUsed, std::byte{0});
+  Input input(data, size);
+  const std::uint8_t mode = input.byte();
+  Disk disk{.read_only = (mode & 1U) != 0};
+  const block::Config config = {
+      .id = "fuzz",
+      .path = "disk",
+      .read_only = disk.read_only,
+      .cache_type = (mode & 2U) != 0 ? block::CacheType::kWriteback : block::CacheType::kUnsafe};
+  const auto device =
+      block::Device::create(config, *loop,
+                            [&](const std::string&, bool) -> base::Result<std::unique_ptr<block::Backend>> {
+                              return std::make_unique<CheckingBackend>(disk);
+                            })
+          .value();
+  MmioTransport transport(*device, guest.memory(), [] {});
+  run(*device, transport, guest, disk, input, static_cast<std::uint16_t>(1U << ((mode >> 2U) & 7U)));
+  return 0;
+}
