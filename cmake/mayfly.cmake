@@ -28,6 +28,10 @@ if(MAYFLY_STATIC)
     -Wl,-z,relro,-z,now,-z,noexecstack,--gc-sections)
 endif()
 
+# Debian ships fmt as a shared library and as headers; a static executable takes the headers.
+add_library(mayfly_fmt INTERFACE)
+target_link_libraries(mayfly_fmt INTERFACE $<IF:$<BOOL:${MAYFLY_STATIC}>,fmt::fmt-header-only,fmt::fmt>)
+
 # mayfly_library(NAME SOURCES … [DEPENDS …])
 function(mayfly_library name)
   cmake_parse_arguments(arg "" "" "SOURCES;DEPENDS" ${ARGN})

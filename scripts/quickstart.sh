@@ -17,7 +17,7 @@ scripts/build.sh || exit 1
 
 mayfly=build/release/bin/mayfly
 run=()
-if ! "$mayfly" doctor --quiet; then
+if ! "$mayfly" doctor >/dev/null; then
   printf '\n%s\n' "This machine has no hardware virtualization behind /dev/kvm: the commands run in the lab, an emulated host (slow)."
   run=(lab/run --)
 fi
