@@ -304,6 +304,23 @@ closed_streams() {
     equal 3 $?
     equal err "$(cat "$work/err")"
 }
+cold_start() { equal cold "$(run --cold echo cold)"; }
+broken_saved_state() {
+    real=${MAYFLY_CACHE:-$HOME/.cache/mayfly}/lab
+    mkdir -p "$work/cache/lab"
+    ln -s "$real/kernel" "$real/image" "$work/cache/lab"
+    export MAYFLY_CACHE=$work/cache
+    equal first "$(run echo first 2>"$work/err")"
+    grep -q "for the first time" "$work/err" || fail "$(cat "$work/err")"
+    truncate -s 1M "$work"/cache/lab/saved/*
+    equal second "$(run echo second)"
+    [ -z "$(ls "$work/cache/lab/saved")" ] || fail "the broken state is still there"
+    no_qemu || fail "QEMU runs"
+}
+own_randomness() {
+    random="head -c 16 /dev/urandom | od -An -tx1"
+    [ "$(run sh -c "$random")" != "$(run sh -c "$random")" ] || fail "two labs drew the same bytes"
+}
 two_at_once() {
     "$here/run" echo 1 >"$work/two-1" &
     run echo 2 >"$work/two-2"
@@ -391,6 +408,9 @@ test_case "one: SIGKILL of the caller while booting" killed_while_booting
 test_case "one: SIGKILL of the keeper" killed_keeper
 test_case "one: streams that are closed" closed_streams
 test_case "one: more memory than there is" no_memory
+test_case "one: from power-on" cold_start
+test_case "one: a saved state that does not load" broken_saved_state
+test_case "one: two labs draw different random bytes" own_randomness
 test_case "one: two labs at once" two_at_once
 test_case "the owner of a kept lab ends" owner_gone
 test_case "an idle lab ends" idle_ends

@@ -1,6 +1,7 @@
 #include "boot.h"
 
 #include <fcntl.h>
+#include <linux/random.h>
 #include <net/if.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
@@ -11,10 +12,14 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <string_view>
+
+#include "port.h"
 
 namespace lab {
 namespace {
@@ -111,19 +116,18 @@ void mount_the_usual() {
 }
 
 // The one folder whose files reach the outside.
-void mount_results() {
-    const std::string folder = boot_option("lab.out");
+void mount_results(const std::string& folder) {
     make_folders(folder);
     mount_at("out", folder, "9p", 0, "trans=virtio,version=9p2000.L,msize=1048576,cache=mmap");
 }
 
 // So that modprobe, and the kernel asking for a module, find what the initrd did not bring.
-void mount_modules() {
+void mount_modules(const std::string& folder) {
     utsname name{};
     uname(&name);
     const std::string target = std::string("/lib/modules/") + name.release;
     make_folders(target);
-    mount(boot_option("lab.modules").c_str(), target.c_str(), nullptr, MS_BIND, nullptr);
+    mount(folder.c_str(), target.c_str(), nullptr, MS_BIND, nullptr);
 }
 
 void bring_up_loopback() {
@@ -149,29 +153,33 @@ void start_other_cpus() {
     }
 }
 
-}  // namespace
-
-std::string boot_option(const std::string& key) {
-    const std::string line = " " + read_file("/proc/cmdline");
-    const std::size_t found = line.find(" " + key + "=");
-    if (found == std::string::npos) {
-        return "";
-    }
-    const std::size_t begin = found + key.size() + 2;
-    const std::string raw = line.substr(begin, line.find_first_of(" \n", begin) - begin);
-    std::string value;
-    for (std::size_t i = 0; i < raw.size(); ++i) {
-        if (raw[i] == '%' && i + 2 < raw.size()) {
-            value += static_cast<char>(std::strtol(raw.substr(i + 1, 2).c_str(), nullptr, 16));
-            i += 2;
-        } else {
-            value += raw[i];
-        }
-    }
-    return value;
+// All labs are copies of one that was saved, and so is what their kernels have in store for /dev/random.
+void mix_in(std::string_view seed) {
+    const int fd = open("/dev/urandom", O_WRONLY | O_CLOEXEC);
+    (void)!write(fd, seed.data(), seed.size());
+    ioctl(fd, RNDRESEEDCRNG);
+    close(fd);
 }
 
-void boot() {
+Configuration parse(std::string_view message) {
+    mix_in(message.substr(0, kSeedSize));
+    message.remove_prefix(std::min(message.size(), kSeedSize));
+    const auto next = [&] {
+        const std::size_t end = std::min(message.find('\0'), message.size());
+        std::string text(message.substr(0, end));
+        message.remove_prefix(std::min(end + 1, message.size()));
+        return text;
+    };
+    Configuration configuration;
+    configuration.slots = std::atoi(next().c_str());
+    configuration.results = next();
+    configuration.modules = next();
+    return configuration;
+}
+
+}  // namespace
+
+void boot_machine() {
     for (const char* folder : {"/dev", "/proc", "/sys"}) {
         mkdir(folder, 0755);
     }
@@ -179,15 +187,36 @@ void boot() {
     mount_at("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr);
     mount_at("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr);
     load_modules();
-    mount_outside_root();
     chmod("/dev/kvm", 0666);
-    move_mounts_and_root();
-    mount_the_usual();
-    mount_results();
-    mount_modules();
-    bring_up_loopback();
     start_other_cpus();
     sethostname("lab", 3);
+    bring_up_loopback();
+}
+
+Configuration receive_configuration() {
+    Port port(1);
+    dprintf(STDERR_FILENO, "lab: waiting for its configuration\n");
+    Configuration configuration;
+    while (configuration.slots == 0) {
+        port.fill();
+        for (Received frame; port.next(frame);) {
+            if (frame.type == Frame::kConfigure) {
+                configuration = parse(frame.payload);
+            }
+        }
+        if (configuration.slots == 0) {
+            port.wait_while_idle();
+        }
+    }
+    return configuration;
+}
+
+void enter_outside(const Configuration& configuration) {
+    mount_outside_root();
+    move_mounts_and_root();
+    mount_the_usual();
+    mount_results(configuration.results);
+    mount_modules(configuration.modules);
     const rlimit files{.rlim_cur = 1024, .rlim_max = 1'048'576};
     setrlimit(RLIMIT_NOFILE, &files);
     umask(022);

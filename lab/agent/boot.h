@@ -5,11 +5,20 @@
 
 namespace lab {
 
-// A value of `key=value` on the kernel's command line, %XX decoded; "" when it is not there.
-std::string boot_option(const std::string& key);
+struct Configuration {
+    int slots = 0;
+    std::string results;  // the folder that reaches the outside
+    std::string modules;  // where the modules of the lab's kernel lie outside
+};
 
-// Loads drivers, mounts the outside's root under a scratch layer, moves into it, and mounts what a host has mounted.
+// What can be done before the outside is known: drivers and CPUs. The lab is saved after this, and every lab starts there.
 // Any failure ends the lab with a line on the console.
-void boot();
+void boot_machine();
+
+// Waits for the keeper to say what this lab is to be.
+Configuration receive_configuration();
+
+// Mounts the outside's root under a scratch layer, moves into it, and mounts what a host has mounted.
+void enter_outside(const Configuration& configuration);
 
 }  // namespace lab

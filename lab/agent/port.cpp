@@ -37,6 +37,10 @@ Port::Port(int number) {
     fcntl(fd_, F_SETFL, O_NONBLOCK | O_ASYNC);
 }
 
+Port::~Port() {
+    close(fd_);
+}
+
 void Port::wait_while_idle() const {
     sigset_t io;
     sigemptyset(&io);

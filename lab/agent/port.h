@@ -17,8 +17,11 @@ struct Received {
 
 class Port {
 public:
-    // Opens slot `number` (from 1), waiting for the driver to make its node.
+    // Opens port `number` (from 1), waiting for the driver to make its node. SIGIO must be blocked.
     explicit Port(int number);
+    ~Port();
+    Port(const Port&) = delete;
+    Port& operator=(const Port&) = delete;
 
     [[nodiscard]] int fd() const { return fd_; }
 

@@ -1,4 +1,5 @@
-// The bytes between lab/run (outside) and the agent (inside), over one virtio-serial port ("slot") a command.
+// The bytes between lab/run (outside) and the agent (inside), over one virtio-serial port ("slot") a command. Port 1 is
+// the keeper's, for one kConfigure; slot N is port 1 + N.
 //
 // Either direction is a sequence of frames: type (1 byte), length (4 bytes, little-endian), payload. A byte 0 where a type
 // is expected is skipped. lab/run begins with kPreamble zero bytes, longer than any frame, so that whatever a predecessor
@@ -26,6 +27,8 @@ enum class Frame : std::uint8_t {
     kKill = 8,  // SIGKILL to the command and everything it started
     kPing = 9,
     kCloseStream = 10,  // 1 byte: 1 or 2; nobody reads that output any more
+    // keeper to agent
+    kConfigure = 16,  // see kSeedSize
     // agent to lab/run
     kHelloBack = 32,
     kStdout = 33,
@@ -43,6 +46,10 @@ inline constexpr std::size_t kPreamble = 40 * 1024;
 inline constexpr std::size_t kWindow = 1024 * 1024;
 inline constexpr std::size_t kMaxStart = 8 * 1024 * 1024;
 static_assert(kPreamble > kMaxPayload + kHeaderSize);
+
+// Payload of the configure message: kSeedSize random bytes, then NUL-terminated strings: the number of slots, the folder of
+// results, the folder of the kernel's modules.
+inline constexpr std::size_t kSeedSize = 32;
 
 // Payload of the start message: this header, then NUL-terminated strings: the working directory, argc arguments, envc
 // KEY=VALUE. Both sides are x86, so integers are as they lie in memory.

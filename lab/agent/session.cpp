@@ -51,7 +51,7 @@ void forget_files() {
 
 }  // namespace
 
-Session::Session(int slot) : port_(slot), group_("/sys/fs/cgroup/lab-slot" + std::to_string(slot)) {
+Session::Session(int slot) : port_(1 + slot), group_("/sys/fs/cgroup/lab-slot" + std::to_string(slot)) {
     mkdir(group_.c_str(), 0755);
     sigset_t children;
     sigemptyset(&children);

@@ -31,6 +31,7 @@ What it writes is forgotten when the lab ends, except under $LAB_OUT (build/lab-
   --keep                 use the kept lab; start it if there is none, and leave it running
   --fresh                boot a lab for this command even when a kept one is running
   --retry-on-lockup N    when the emulated host locked up, and only then, run COMMAND again, up to N times
+  --cold                 start the lab from power-on, not from a saved state
   --update               fetch the newest kernel package apt has for the lab
  of the lab, when one is started:
   --name NAME            which kept lab (default: $MAYFLY_LAB or 'default'); kept labs belong to this source tree
@@ -74,7 +75,7 @@ LAB_OPTIONS = [
     Option("--cpus", "N", whole_number(1, 16)), Option("--memory", "MIB", whole_number(512, 65536)),
     Option("--slots", "N", whole_number(1, 24)), Option("--out", "DIR"), Option("--idle", "SECONDS", seconds),
     Option("--owner", "PID", process),
-    Option("--update")]
+    Option("--update"), Option("--cold")]
 RUN_OPTIONS = HELP_OPTIONS + LAB_OPTIONS + [
     Option("--timeout", "SECONDS", seconds), Option("--env", "KEY[=VALUE]", repeat=True), Option("--no-stdin"),
     Option("-n"), Option("--keep"), Option("--fresh"), Option("--retry-on-lockup", "N", whole_number(0, 100), 0)]
@@ -115,9 +116,12 @@ def environment_of(options, out):
     return passed
 
 
-def prepare_image(update):
-    import image  # what it imports would cost each command in a kept lab more than the command
-    return image.prepare(update)
+def prepare(options, settings):
+    """What a lab starts from: the files of its image, and the saved host (or None)."""
+    import image  # what these import would cost each command in a kept lab more than the command
+    import saved
+    files = image.prepare(options["--update"])
+    return files, None if options["--cold"] else saved.prepare(settings, files)
 
 
 def everyone_waits():
@@ -133,8 +137,9 @@ def start_kept(options):
             check_same(options, state)
             return state, True
         machine.remove_rubbish(state_folder())
-        files = prepare_image(options["--update"])
-        machine.start_keeper(state, settings_of(options), files, owner=options["--owner"] or 0, restarts=True,
+        settings = settings_of(options)
+        files, saved = prepare(options, settings)
+        machine.start_keeper(state, settings, files, saved, owner=options["--owner"] or 0, restarts=True,
                              idle_limit=options["--idle"] or 3600)
     return state, False
 
@@ -162,9 +167,9 @@ def run_once(options, arguments, directory):
     state = os.path.join(state_folder(), "once-%d" % os.getpid())
     with everyone_waits():
         machine.remove_rubbish(state_folder())
-        files = prepare_image(options["--update"])
         settings = settings_of(options)
-        keeper = machine.start_keeper(state, settings, files, owner=os.getpid())
+        files, saved = prepare(options, settings)
+        keeper = machine.start_keeper(state, settings, files, saved, owner=os.getpid())
     try:
         return client.run_command(state, arguments, environment_of(options, settings.out), directory,
                                   options["--timeout"], use_stdin(options), forget_files=False)

@@ -14,9 +14,11 @@ import json
 import os
 import re
 import select
+import shlex
 import shutil
 import signal
 import socket
+import struct
 import time
 
 from common import FileLock, LabError, find_tool
@@ -25,6 +27,9 @@ from common import FileLock, LabError, find_tool
 TROUBLE = re.compile(rb"soft lockup|hard LOCKUP|rcu: INFO: rcu_\w+ .*detected stalls|Kernel panic|lab: boot failed.*")
 
 CONSOLE_COPY = "lab-console.log"  # in the folder of results, after trouble
+# lab/agent/protocol.h says what these mean.
+CONFIGURE, SEED_SIZE = 16, 32
+
 QEMU_ENDED = "QEMU ended"
 # A QEMU that ends so soon, without a word of its kernel, will not do better the next time.
 SECONDS_TO_FAIL = 3
@@ -47,37 +52,41 @@ class Settings:
         self.cpus, self.memory, self.slots, self.out = cpus, memory, slots, out
 
 
-def encode(text):
-    """For the kernel's command line, which is split at blanks."""
-    return re.sub(rb"[^A-Za-z0-9_./-]", lambda found: b"%%%02X" % found[0][0], os.fsencode(text)).decode()
-
-
-def qemu_command(settings, files, state):
-    vmlinux, initrd, modules = files
-    options = "%s lab.slots=%d lab.out=%s lab.modules=%s" % (
-        KERNEL_OPTIONS, settings.slots, encode(settings.out), encode(modules))
+def qemu_command(settings, files, state, more=()):
+    """The state it is in when saved must suit every lab with the same cpus, memory and slots."""
+    vmlinux, initrd, _ = files
     share = "local,id=%s,path=%s,security_model=none,multidevs=remap%s"
     command = [
         find_tool("qemu-system-x86_64"), "-M", BOARD, "-accel", "tcg,thread=multi", "-cpu", "max,+svm,+npt",
         "-smp", str(settings.cpus), "-m", str(settings.memory), "-nodefaults", "-no-user-config", "-display", "none",
-        "-no-reboot", "-kernel", vmlinux, "-initrd", initrd, "-append", options,
+        "-no-reboot", "-kernel", vmlinux, "-initrd", initrd, "-append", KERNEL_OPTIONS,
         "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
         "-fsdev", share % ("root", "/", ",readonly=on"), "-device", "virtio-9p-pci,fsdev=root,mount_tag=root",
         "-fsdev", share % ("out", settings.out.replace(",", ",,"), ""),
         "-device", "virtio-9p-pci,fsdev=out,mount_tag=out",
-        "-device", "virtio-serial-pci,max_ports=%d" % (settings.slots + 1)]
-    for slot in range(1, settings.slots + 1):
-        command += ["-chardev", "socket,id=slot%d,path=%s/slot-%d,server=on,wait=off" % (slot, state, slot),
-                    "-device", "virtserialport,chardev=slot%d,nr=%d" % (slot, slot)]
+        "-device", "virtio-serial-pci,max_ports=%d" % (settings.slots + 2)]
+    for port, name in enumerate(["configure"] + ["slot-%d" % (n + 1) for n in range(settings.slots)], 1):
+        command += ["-chardev", "socket,id=port%d,path=%s/%s,server=on,wait=off" % (port, state, name),
+                    "-device", "virtserialport,chardev=port%d,nr=%d" % (port, port)]
     # However the keeper ends, QEMU goes with it.
-    return [find_tool("setpriv"), "--pdeathsig", "KILL", "--"] + command
+    return [find_tool("setpriv"), "--pdeathsig", "KILL", "--"] + command + list(more)
+
+
+def configure(settings, files, state):
+    """Tells the agent what this lab is to be. Returns the connection, to be kept."""
+    strings = [str(settings.slots), settings.out, files[2]]
+    payload = os.urandom(SEED_SIZE) + b"".join(os.fsencode(text) + b"\0" for text in strings)
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.connect(state + "/configure")
+    connection.sendall(struct.pack("<BI", CONFIGURE, len(payload)) + payload)
+    return connection
 
 
 class Keeper:
     """The watching process. Ends when its owner does, when told to stop, or when nobody has used the lab for long."""
 
-    def __init__(self, state, settings, files, owner, restarts, idle_limit):
-        self._state, self._settings, self._files = state, settings, files
+    def __init__(self, state, settings, files, saved, owner, restarts, idle_limit):
+        self._state, self._settings, self._files, self._saved = state, settings, files, saved
         self._owner = os.pidfd_open(owner) if owner else -1
         self._restarts, self._idle_limit = restarts, idle_limit
         self._generation, self._fates = 0, {}
@@ -89,14 +98,29 @@ class Keeper:
         import subprocess  # only the keeper needs it, and it is slow to import
         self._generation += 1
         self._started = time.monotonic()
-        log = open(self._state + "/qemu.log", "ab")
+        self._remove_sockets()
         self._console = open(self._state + "/console.log", "ab")
         self._console_tail = b""
-        self._qemu = subprocess.Popen(
-            qemu_command(self._settings, self._files, self._state), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=log, cwd="/")
+        more = ["-incoming", "exec:cat " + shlex.quote(self._saved)] if self._saved else []
+        with open(self._state + "/qemu.log", "wb") as log:
+            self._qemu = subprocess.Popen(
+                qemu_command(self._settings, self._files, self._state, more), stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE, stderr=log, cwd="/")
         self._qemu_fd = os.pidfd_open(self._qemu.pid)
+        self._configuration = None
         self._write_info()
+
+    def _remove_sockets(self):
+        """So that the socket of a port is there only when a QEMU listens."""
+        for name in os.listdir(self._state):
+            if name == "configure" or name.startswith("slot-") and not name.endswith(".lock"):
+                os.unlink(os.path.join(self._state, name))
+
+    def _try_to_configure(self):
+        try:
+            self._configuration = configure(self._settings, self._files, self._state)
+        except OSError:
+            time.sleep(0.005)  # it does not listen yet
 
     def _write_info(self):
         info = dict(vars(self._settings), keeper=os.getpid(), qemu=self._qemu.pid if self._qemu else 0, generation=self._generation,
@@ -120,7 +144,9 @@ class Keeper:
             watched += [self._qemu.stdout.fileno(), self._qemu_fd]
         if self._owner >= 0:
             watched.append(self._owner)
-        ready, _, _ = select.select(watched, [], [], 5)
+        if self._qemu and not self._configuration:
+            self._try_to_configure()
+        ready, _, _ = select.select(watched, [], [], 5 if self._configuration or not self._qemu else 0)
         if self._owner in ready:
             return False
         if self._control.fileno() in ready and not self._answer():
@@ -151,15 +177,27 @@ class Keeper:
         return line.decode(errors="replace").strip()[:100]
 
     def _start_afresh(self, trouble):
+        hopeless = trouble.startswith(QEMU_ENDED) and time.monotonic() < self._started + SECONDS_TO_FAIL
+        if hopeless and self._saved:
+            self._discard_saved()
+            return
         self._fates[str(self._generation)] = trouble
         self._write_info()  # before the sockets close
         shutil.copy(self._state + "/console.log", os.path.join(self._settings.out, CONSOLE_COPY))
         self._end_qemu()
-        hopeless = trouble.startswith(QEMU_ENDED) and time.monotonic() < self._started + SECONDS_TO_FAIL
         if self._restarts and not hopeless:
             self.start_qemu()
         else:
             self._write_info()
+
+    def _discard_saved(self):
+        """The saved state does not load: start from power-on instead, and let the next lab save anew."""
+        self._end_qemu()
+        if os.path.exists(self._saved):
+            os.unlink(self._saved)
+        self._saved = None
+        self._generation -= 1
+        self.start_qemu()
 
     def _answer(self):
         peer, _ = self._control.accept()
@@ -189,10 +227,13 @@ class Keeper:
             self._qemu.wait()
             self._qemu.stdout.close()
             os.close(self._qemu_fd)
+            self._console.close()
+            if self._configuration:
+                self._configuration.close()
         self._qemu = None
 
 
-def start_keeper(state, settings, files, owner=0, restarts=False, idle_limit=0):
+def start_keeper(state, settings, files, saved, owner=0, restarts=False, idle_limit=0):
     """Forks the keeper into a session of its own. Returns its pid; `state` is gone when it has ended.
 
     The caller holds the lock of the folder of states."""
@@ -212,7 +253,7 @@ def start_keeper(state, settings, files, owner=0, restarts=False, idle_limit=0):
             os.dup2(source, fd)
         os.closerange(3, lock.fd)
         os.closerange(lock.fd + 1, 65536)
-        Keeper(state, settings, files, owner, restarts, idle_limit).run()
+        Keeper(state, settings, files, saved, owner, restarts, idle_limit).run()
         status = 0
     finally:
         if status == 0:
