@@ -22,9 +22,9 @@ struct StartRequest {
   std::uint32_t gid = base::agent::kGroupOfUser;
   std::uint16_t rows = 0;  // of the terminal
   std::uint16_t columns = 0;
-  std::string directory;               // "" is "/"
-  std::vector<std::string> arguments;  // at least one
-  std::vector<std::string> environment;
+  std::string directory = {};               // "" is "/"
+  std::vector<std::string> arguments = {};  // at least one
+  std::vector<std::string> environment = {};
 };
 
 // Fails when the frame would be longer than the protocol allows.

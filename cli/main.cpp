@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <span>
 #include <string>
@@ -13,6 +14,7 @@
 #include "base/file.h"
 #include "base/timeline.h"
 #include "cli/checks.h"
+#include "cli/doctor.h"
 #include "cli/options.h"
 #include "cli/run.h"
 #include "cli/virtual_machine.h"
@@ -35,11 +37,26 @@ Result<int> run(std::span<const std::string> words, std::uint64_t start_ns) {
   return cli::run_in_vm(*parsed.options, files, start_ns);
 }
 
+Result<int> doctor(std::span<const std::string> words) {
+  const auto parsed = TRY(cli::parse_doctor(words));
+  if (!parsed.options) {
+    fmt::print("{}", parsed.help);
+    return 0;
+  }
+  const auto checks = cli::assess(cli::gather_facts(TRY(base::executable_folder())));
+  const bool colours = ::isatty(STDOUT_FILENO) == 1 && std::getenv("NO_COLOR") == nullptr;
+  if (!parsed.options->quiet) {
+    fmt::print("{}", parsed.options->json ? cli::as_json(checks) : cli::as_table(checks, colours));
+  }
+  return cli::can_run_linux_guests(checks) ? 0 : 1;
+}
+
 Result<int> dispatch(std::span<const std::string> words, std::uint64_t start_ns) {
   if (words.empty()) return base::fail("no command given (see mayfly --help)");
   const std::string& command = words.front();
   const auto rest = words.subspan(1);
   if (command == "run") return run(rest, start_ns);
+  if (command == "doctor") return doctor(rest);
   if (command == "version" || command == "--version" || command == "-V") {
     fmt::print("mayfly v{}\n", MAYFLY_VERSION);
     return 0;

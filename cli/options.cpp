@@ -35,6 +35,9 @@ Examples:
   mayfly run --timing -- true                          where the milliseconds go
 )";
 
+// To CLI11: a flag that may have a value, and the value it has without.
+constexpr const char* kTimingFlag = "--timing{table}";
+
 constexpr std::string_view kMainHelp =
     R"(Mayfly runs commands in virtual machines of their own, which live for as long as the command does.
 
@@ -118,6 +121,11 @@ Result<std::string> parse_with(CLI::App& app, std::vector<std::string> words, co
   return std::string();
 }
 
+void replace_first(std::string& text, std::string_view from, std::string_view to) {
+  const std::size_t at = text.find(from);
+  if (at != std::string::npos) text.replace(at, from.size(), to);
+}
+
 Status parse_texts(const std::string& user, const std::string& timeout, const std::string& boot_timeout,
                    const std::string& timing, RunOptions& options) {
   if (!user.empty()) TRY(parse_user(user, options));
@@ -159,9 +167,8 @@ Result<Parsed<RunOptions>> parse_run(std::span<const std::string> words) {
   app.add_option("--kernel", options.kernel, "Guest kernel: vmlinux or bzImage")->type_name("FILE");
   app.add_option("--rootfs", options.rootfs, "Root file system image, as `mayfly image build` makes them")
       ->type_name("FILE");
-  auto* const read_only_flag =
-      app.add_flag("--read-only", read_only, "Refuse writes to the root file system");
-  app.add_flag("--writable", writable, "Write to the image itself")->excludes(read_only_flag);
+  app.add_flag("--read-only", read_only, "Refuse writes to the root file system");
+  app.add_flag("--writable", writable, "Write to the image itself");
   app.add_option("-e,--env", environment, "Set a variable; NAME alone is handed on. May be given again")
       ->type_name("NAME=VALUE")
       ->allow_extra_args(false);
@@ -174,14 +181,18 @@ Result<Parsed<RunOptions>> parse_run(std::span<const std::string> words) {
                              kDefaultBootTimeout.count()))
       ->type_name("S");
   app.add_flag("--console", options.console, "Show the guest's serial console on standard error");
-  app.add_flag("--timing{table}", timing, "Print when each phase was reached; --timing=json for programs");
+  app.add_flag(kTimingFlag, timing, "Print when each phase was reached; --timing=json for programs");
   app.add_flag("-t,--tty", options.tty, "Give the command a terminal, shown in ours");
 
   // CLI11 does not end a prefix command at "--", so it never gets to see that word.
   const auto separator = std::ranges::find(words, "--");
-  const std::string help =
-      TRY(parse_with(app, std::vector(std::reverse_iterator(separator), words.rend()), "run"));
-  if (!help.empty()) return Parsed<RunOptions>{std::nullopt, help};
+  std::string help = TRY(parse_with(app, std::vector(std::reverse_iterator(separator), words.rend()), "run"));
+  if (!help.empty()) {
+    replace_first(help, "mayfly run [OPTIONS]", "mayfly run [OPTIONS] [--] COMMAND [ARG...]");
+    replace_first(help, kTimingFlag, "--timing[=json]");
+    return Parsed<RunOptions>{std::nullopt, help};
+  }
+  if (read_only && writable) return fail("--read-only and --writable exclude each other");
 
   options.command = app.remaining();
   if (!options.command.empty() && options.command.front().starts_with('-')) {

@@ -181,6 +181,7 @@ Status Session::handle(const GuestFrame& frame) {
   }
   if (std::holds_alternative<StartedFrame>(frame) && state_ == State::kStarting) {
     state_ = State::kRunning;
+    send(std::exchange(for_command_, {}));
     return pump_input();
   }
   if (const auto* failed = std::get_if<FailedFrame>(&frame); failed && state_ == State::kStarting) {
@@ -220,12 +221,22 @@ void Session::flush_control() {
   [[maybe_unused]] const Status modified = loop_.modify(control_.get(), events);
 }
 
+// The agent drops what comes for a command that it has not started yet.
+void Session::send_to_command(const std::string& frame) {
+  if (!running() || to_send_.size() + for_command_.size() >= kMostToSend) return;
+  if (state_ == State::kRunning) {
+    send(frame);
+  } else {
+    for_command_ += frame;
+  }
+}
+
 void Session::send_signal(int number) {
-  if (running() && to_send_.size() < kMostToSend) send(encode_signal(number));
+  send_to_command(encode_signal(number));
 }
 
 void Session::resize(std::uint16_t rows, std::uint16_t columns) {
-  if (running() && to_send_.size() < kMostToSend) send(encode_window_size(rows, columns));
+  send_to_command(encode_window_size(rows, columns));
 }
 
 void Session::request_shutdown() {

@@ -66,9 +66,10 @@ class Session {
   // False once all streams are there: further connections have no business here.
   [[nodiscard]] bool wants_streams() const;
 
-  // The command runs: signals reach it.
-  [[nodiscard]] bool running() const { return state_ == State::kRunning; }
-  // These do nothing unless it runs; lost when a guest has not read the last hundreds of them.
+  // The command runs, or the guest was asked to start it: signals reach it.
+  [[nodiscard]] bool running() const { return state_ == State::kStarting || state_ == State::kRunning; }
+  // These do nothing unless it runs, wait for its start, and are lost when a guest has not read the last
+  // hundreds of them.
   void send_signal(int number);
   void resize(std::uint16_t rows, std::uint16_t columns);
   // Asks the guest to write everything to its disks and to end; after the session ended.
@@ -103,6 +104,7 @@ class Session {
   bool read_control();
   base::Status handle(const GuestFrame& frame);
   void send(const std::string& frame);
+  void send_to_command(const std::string& frame);
   void flush_control();
 
   void finish_if_drained();
@@ -124,6 +126,7 @@ class Session {
   base::UniqueFd control_;
   FrameReader reader_;
   std::string to_send_;
+  std::string for_command_;     // frames that wait for its start
   base::UniqueFd guest_input_;  // until the command runs
   std::unique_ptr<Pump> input_;
   std::unique_ptr<Pump> output_;

@@ -43,7 +43,7 @@ Result<std::string> find_vmm(const std::string& executable_folder) {
     std::string candidate = fmt::format("{}/{}", folder.empty() ? "." : folder, kName);
     if (::access(candidate.c_str(), X_OK) == 0) return candidate;
   }
-  return fail("no {} at {} or in $PATH: build it, {}", kName, beside, kQuickstart);
+  return fail("no {} at {} or in $PATH: {}", kName, beside, kQuickstart);
 }
 
 }  // namespace
@@ -71,6 +71,13 @@ Result<RunFiles> find_files(const RunOptions& options, const std::string& execut
     files.rootfs = TRY(find_artifact(folders, {"rootfs.ext4"}, "root file system", "--rootfs"));
   }
   return files;
+}
+
+RunFiles locate_files(const std::string& executable_folder) {
+  const std::vector<std::string> folders = artifact_folders(executable_folder);
+  return {.vmm = find_vmm(executable_folder).value_or(""),
+          .kernel = find_artifact(folders, {"vmlinux-up", "vmlinux"}, "", "").value_or(""),
+          .rootfs = find_artifact(folders, {"rootfs.ext4"}, "", "").value_or("")};
 }
 
 std::string boot_arguments(const RunOptions& options) {

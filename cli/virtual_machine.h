@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 #include "cli/options.h"
@@ -24,6 +25,9 @@ std::vector<std::string> artifact_folders(const std::string& executable_folder);
 // What the options name, or else the artifacts: with one CPU the kernel that knows only one, where there is
 // one. Every file exists when this returns; errors name the path that was looked for, and the remedy.
 base::Result<RunFiles> find_files(const RunOptions& options, const std::string& executable_folder);
+
+// What is there of a run with default options; empty where there is nothing.
+RunFiles locate_files(const std::string& executable_folder);
 
 // The guest kernel's command line.
 std::string boot_arguments(const RunOptions& options);

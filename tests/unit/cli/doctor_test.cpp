@@ -1,0 +1,113 @@
+#include "cli/doctor.h"
+
+#include <catch2/catch.hpp>
+#include <cerrno>
+#include <nlohmann/json.hpp>
+
+using namespace mayfly::cli;
+using Catch::Matchers::Contains;
+using Words = std::vector<std::string>;
+
+namespace {
+
+HostFacts good_machine() {
+  HostFacts facts;
+  facts.kvm_version = 12;
+  facts.hardware = "vmx";
+  facts.cgroup_v2 = true;
+  facts.cgroup_v2_controllers = {"cpu", "memory"};
+  facts.landlock_abi = 4;
+  facts.seccomp_filters = true;
+  facts.transparent_huge_pages = "madvise";
+  facts.vmm = facts.kernel = facts.rootfs = "/somewhere";
+  return facts;
+}
+
+const Check& named(const std::vector<Check>& checks, const std::string& name) {
+  const auto it = std::ranges::find(checks, name, &Check::name);
+  REQUIRE(it != checks.end());
+  return *it;
+}
+
+}  // namespace
+
+TEST_CASE("a good machine has nothing to do") {
+  const auto checks = assess(good_machine());
+  CHECK(can_run_linux_guests(checks));
+  for (const Check& check : checks) {
+    CHECK(check.state == Check::State::kGood);
+    CHECK(check.remedy.empty());
+  }
+}
+
+TEST_CASE("what keeps guests from running is bad, and has a remedy") {
+  for (const int error : {ENOENT, EACCES, EBUSY}) {
+    HostFacts facts = good_machine();
+    facts.kvm_error = error;
+    const auto checks = assess(facts);
+    CHECK(!can_run_linux_guests(checks));
+    CHECK(!named(checks, "/dev/kvm").remedy.empty());
+  }
+  HostFacts facts = good_machine();
+  facts.hardware.reset();
+  const auto checks = assess(facts);
+  CHECK(!can_run_linux_guests(checks));
+  CHECK_THAT(named(checks, "hardware virtualization").finding, Contains("PVM"));
+  CHECK_THAT(named(checks, "hardware virtualization").remedy, Contains("lab/run"));
+}
+
+TEST_CASE("what only some uses want is a note") {
+  HostFacts facts = good_machine();
+  facts.tun_error = ENOENT;
+  facts.user_namespace_error = EPERM;
+  facts.landlock_abi = 0;
+  facts.seccomp_filters = false;
+  facts.io_uring_error = ENOSYS;
+  facts.kernel.clear();
+  const auto checks = assess(facts);
+  CHECK(can_run_linux_guests(checks));
+  for (const char* name :
+       {"/dev/net/tun", "user namespaces", "Landlock", "seccomp", "io_uring", "guest kernel"}) {
+    CHECK(named(checks, name).state == Check::State::kNote);
+    CHECK(!named(checks, name).remedy.empty());
+  }
+}
+
+TEST_CASE("the report as JSON, and without colours where nobody sees them") {
+  HostFacts facts = good_machine();
+  facts.hardware.reset();
+  const auto checks = assess(facts);
+  const auto json = nlohmann::json::parse(as_json(checks));
+  CHECK(json["can_run_linux_guests"] == false);
+  CHECK(json["checks"].size() == checks.size());
+  CHECK(json["checks"][1]["state"] == "bad");
+  CHECK(as_table(checks, false).find('\033') == std::string::npos);
+  CHECK(as_table(checks, true).find('\033') != std::string::npos);
+}
+
+TEST_CASE("cgroup mounts are read from the mount table") {
+  const CgroupMounts mounts = parse_cgroup_mounts(
+      "proc /proc proc rw 0 0\n"
+      "cgroup /sys/fs/cgroup/cpu,cpuacct cgroup rw,nosuid,cpu,cpuacct 0 0\n"
+      "cgroup /sys/fs/cgroup/systemd cgroup rw,xattr,release_agent=/x,name=systemd 0 0\n"
+      "cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\nshort line\n");
+  CHECK(mounts.v2 == "/sys/fs/cgroup/unified");
+  CHECK(mounts.v1_controllers == Words{"cpu", "cpuacct"});
+  CHECK(parse_cgroup_mounts("").v2.empty());
+}
+
+TEST_CASE("small parsers") {
+  CHECK(chosen_word("always [madvise] never\n") == "madvise");
+  CHECK(chosen_word("none").empty());
+  CHECK(chosen_word("] [").empty());
+  CHECK(split_words(" a  b\n") == Words{"a", "b"});
+  CHECK(meminfo_number("MemTotal: 5 kB\nHugePages_Total:   12\n", "HugePages_Total") == 12);
+  CHECK(meminfo_number("HugePages_Totally: 12\n", "HugePages_Total") == 0);
+  CHECK(has_cpu_flag("x: y\nflags\t: a hypervisor\n", "hypervisor"));
+  CHECK(!has_cpu_flag("x: hypervisor\n", "hypervisor"));
+}
+
+TEST_CASE("facts can be gathered anywhere") {
+  const auto checks = assess(gather_facts("/nonexistent/bin"));
+  CHECK(checks.size() >= 12);
+}
