@@ -185,7 +185,7 @@ std::optional<std::uint8_t> Uart::write(std::uint64_t reg, std::uint8_t value) {
       break;
     case kIer:
       if (divisor_access()) {
-        s_.divisor = static_cast<std::uint16_t>((s_.divisor & 0x00ffU) | (value << 8U));
+        s_.divisor = static_cast<std::uint16_t>((s_.divisor & 0x00ffU) | (std::uint32_t{value} << 8U));
         break;
       }
       // Enabling the interrupt while THR is empty requests it.
