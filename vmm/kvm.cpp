@@ -55,6 +55,7 @@ constexpr unsigned long kGetSupportedCpuid = _IOWR(KVMIO, 0x05, Head);
 constexpr unsigned long kSetCpuid2 = _IOW(KVMIO, 0x90, Head);
 constexpr unsigned long kGetMsrs = _IOWR(KVMIO, 0x88, Head);
 constexpr unsigned long kSetMsrs = _IOW(KVMIO, 0x89, Head);
+constexpr unsigned long kGetMsrIndexList = _IOWR(KVMIO, 0x02, std::uint32_t);
 constexpr unsigned long kGetXsave = _IOR(KVMIO, 0xa4, Xsave);
 constexpr unsigned long kSetXsave = _IOW(KVMIO, 0xa5, Xsave);
 constexpr unsigned long kGetXsave2 = _IOR(KVMIO, 0xcf, Xsave);
@@ -130,6 +131,18 @@ Result<std::vector<kvm_cpuid_entry2>> Kvm::supported_cpuid() const {
   List<kvm_cpuid_entry2> list(kMostCpuidEntries);
   TRY(order(fd_, kGetSupportedCpuid, list.head(), "KVM_GET_SUPPORTED_CPUID"));
   return std::vector(list.entries(), list.entries() + list.head()->count);
+}
+
+Result<std::vector<std::uint32_t>> Kvm::msr_indices() const {
+  // A count and that many numbers; a count that is too small is corrected (E2BIG).
+  std::vector<std::uint32_t> list(1);
+  if (::ioctl(fd_.get(), kGetMsrIndexList, list.data()) < 0 && errno != E2BIG) {
+    return fail_errno(errno, "KVM_GET_MSR_INDEX_LIST");
+  }
+  list.resize(std::size_t{list[0]} + 1);
+  TRY(order(fd_, kGetMsrIndexList, list.data(), "KVM_GET_MSR_INDEX_LIST"));
+  list.erase(list.begin());
+  return list;
 }
 
 // --- Vm

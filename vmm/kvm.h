@@ -110,6 +110,8 @@ class Kvm {
   [[nodiscard]] base::Result<Vm> create_vm() const;
   [[nodiscard]] base::Result<std::size_t> vcpu_mmap_size() const;
   [[nodiscard]] base::Result<std::vector<kvm_cpuid_entry2>> supported_cpuid() const;
+  // The MSRs that make up a vCPU's state.
+  [[nodiscard]] base::Result<std::vector<std::uint32_t>> msr_indices() const;
 
  private:
   explicit Kvm(base::UniqueFd fd) : fd_(std::move(fd)) {}

@@ -29,7 +29,7 @@ base::Status set_lapic(VcpuFd& fd) {
 }
 
 base::Status set_registers(VcpuFd& fd, const x86_64::LoadedKernel& kernel) {
-  kvm_regs regs = TRY(fd.get_regs());
+  kvm_regs regs{};
   kvm_sregs sregs = TRY(fd.get_sregs());
   x86_64::set_boot_registers(kernel, regs, sregs);
   TRY(fd.set_sregs(sregs));

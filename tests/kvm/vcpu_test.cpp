@@ -14,6 +14,7 @@
 
 #include "tests/support/require_kvm.h"
 #include "tests/support/tiny_vm.h"
+#include "vmm/vcpu_state.h"
 
 using namespace mayfly;
 using namespace mayfly::test;
@@ -254,6 +255,45 @@ TEST_CASE_METHOD(Fixture, "vCPU threads have names and take no signal but their 
       }
     }
   }
+}
+
+TEST_CASE_METHOD(Fixture, "a saved vCPU goes on in another VM") {
+  if (!ready()) return;
+  // inc eax; mov [0x2000], eax; jmp
+  const std::vector<std::uint8_t> code = {0x66, 0x40, 0x66, 0xa3, 0x00, 0x20, 0xeb, 0xf8};
+  vm->place(TinyVm::kRealModeCode, code);
+  const auto cpuid = vm->kvm.supported_cpuid();
+  const auto indices = vm->kvm.msr_indices();
+  REQUIRE(cpuid.has_value());
+  REQUIRE(indices.has_value());
+  CHECK(indices->size() > 10);
+  VcpuFd fd = vm->vcpu_fd(0);
+  REQUIRE(fd.set_cpuid(*cpuid).has_value());
+  const auto first = vcpu(std::move(fd));
+  first->resume();
+  wait_count(1000);
+  pause(*first);
+  const auto state = save_vcpu(first->fd(), *cpuid, *indices, vm->vm->xsave_size());
+  INFO((state ? std::string() : state.error().message));
+  REQUIRE(state.has_value());
+  CHECK(state->msrs.size() > 10);
+
+  TinyVm other;
+  other.place(TinyVm::kRealModeCode, code);
+  auto twin = other.vm->create_vcpu(0, *other.kvm.vcpu_mmap_size());
+  REQUIRE(twin.has_value());
+  const auto restored = restore_vcpu(*twin, *state);
+  INFO((restored ? std::string() : restored.error().message));
+  REQUIRE(restored.has_value());
+  const auto second = vcpu(std::move(*twin));
+  second->resume();
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(120);
+  while (other.read32(kCounter) == 0) {
+    REQUIRE(std::chrono::steady_clock::now() < deadline);
+    std::this_thread::yield();
+  }
+  pause(*second);
+  CHECK(other.read32(kCounter) > static_cast<std::uint32_t>(state->regs.rax));
 }
 
 TEST_CASE("what is wrong with /dev/kvm is said with the remedy") {
