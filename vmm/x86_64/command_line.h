@@ -10,12 +10,13 @@
 
 namespace mayfly::vmm::x86_64 {
 
-// Used when the configuration has no boot_args. kernels/README.md has the reason for each word; reboot=k
-// makes the kernel end by way of the keyboard controller, and panic_warm is how a panic is told from a plain
-// reset.
+// Used when the configuration has no boot_args; for kernels other than ours, too.
+// reboot=k makes the kernel end by way of the keyboard controller; panic_warm is how a panic is told from a
+// plain reset. The rest keeps the kernel from looking for what is not there. kernels/README.md explains each
+// word.
 inline constexpr std::string_view kDefaultBootArgs =
-    "reboot=k,panic_warm panic=-1 nomodule pci=off 8250.nr_uarts=1 i8042.noaux i8042.nomux i8042.nopnp "
-    "i8042.dumbkbd random.trust_cpu=on";
+    "reboot=k,panic_warm panic=-1 tsc=reliable swiotlb=noforce random.trust_cpu=on nomodule pci=off "
+    "8250.nr_uarts=1 i8042.noaux i8042.nomux i8042.nopnp i8042.dumbkbd";
 
 // Words for the kernel, then perhaps " -- " and words for init. Printable ASCII, and short enough for the
 // kernel (kCommandLineSize with the NUL).
