@@ -133,6 +133,7 @@ TEST_CASE("a second request ends the session") {
   Guest guest;
   HostSession session = guest.open_session(1);
   session.start(Request::shell("sleep 600"));
+  (void)session.expect(Frame::kStarted);
   session.start(Request({"true"}));
   while (session.receive().has_value()) {
   }
