@@ -7,7 +7,7 @@ work=$(mktemp -d /tmp/lab-test.XXXXXX)
 # A place of our own for what runs, so that nothing left behind can be told from the labs of others.
 export XDG_RUNTIME_DIR=$work/run MAYFLY_LAB=kept
 mkdir "$XDG_RUNTIME_DIR"
-passed=0 failed=0
+passed=0 failed=0 started=
 pattern=${1:-.}
 
 run() { "$here/run" "$@"; }
@@ -31,6 +31,7 @@ fail() { echo "$*" >"$work/why"; exit 1; }
 equal() { [ "$1" = "$2" ] || fail "expected '$1', got '$2'"; }
 test_case() { # NAME FUNCTION
     [[ $1 =~ $pattern ]] || return 0
+    [[ $1 != kept:* || -n $started ]] || { "$here/start" --owner $$ && started=yes; } || exit 1
     echo "it ended early" >"$work/why"
     if ("$2"); then report "$1" ok; else report "$1" not "$(cat "$work/why")"; fi
 }
@@ -45,6 +46,10 @@ eventually() {
 our_qemus() { pgrep -f "path=$XDG_RUNTIME_DIR/mayfly-lab" || true; }
 no_qemu() { [ -z "$(our_qemus)" ]; }
 state_is_empty() { [ -z "$(find "$XDG_RUNTIME_DIR"/mayfly-lab-* -mindepth 1 ! -name lock)" ]; }
+nothing_left() {
+    no_qemu || fail "QEMU runs"
+    state_is_empty || fail "left: $(find "$XDG_RUNTIME_DIR"; cat "$XDG_RUNTIME_DIR"/mayfly-lab-*/*/keeper.log)"
+}
 
 ## In a kept lab
 
@@ -210,7 +215,10 @@ panic_in_kept() {
     equal again "$(run echo again)"
 }
 soft_lockup() {
-    run sh -c 'echo "<0>watchdog: BUG: soft lockup - CPU#0 stuck for 23s!" >/dev/kmsg; sleep 1000' 2>"$work/err"
+    say='echo "<0>watchdog: BUG: soft lockup - CPU#0 stuck for 23s!" >/dev/kmsg'
+    run sh -c "$say; sleep 1; $say; sleep 1; exit 5" # it may only have been busy outside
+    equal 5 $?
+    run sh -c "$say; sleep 12; $say; sleep 1000" 2>"$work/err"
     equal 123 $?
     grep -q "soft lockup - CPU#0" "$work/err" || fail "$(cat "$work/err")"
     equal again "$(run echo again)"
@@ -234,8 +242,7 @@ stopped() {
     wait $!
     equal 123 $?
     equal "lab: the lab was stopped while the command ran" "$(cat "$work/err")"
-    no_qemu || fail "QEMU runs"
-    state_is_empty || fail "left: $(find "$XDG_RUNTIME_DIR")"
+    nothing_left
     "$here/stop" || fail "second stop: status $?"
 }
 
@@ -246,13 +253,12 @@ one_command() {
     equal 7 "${PIPESTATUS[1]}"
     equal in "$(cat "$work/out")"
     equal err "$(cat "$work/err")"
-    no_qemu || fail "QEMU runs"
-    state_is_empty || fail "left: $(find "$XDG_RUNTIME_DIR")"
+    nothing_left
 }
 panic_in_one() {
     run -n sh -c 'echo c >/proc/sysrq-trigger; sleep 1000' 2>"$work/err"
     equal 123 $?
-    state_is_empty || fail "left: $(find "$XDG_RUNTIME_DIR")"
+    nothing_left
 }
 killed_with_its_lab() { # SIGNAL
     "$here/run" sh -c 'echo started; exec sleep 1000' >"$work/out" &
@@ -280,7 +286,7 @@ killed_keeper() {
     wait $!
     equal 123 $?
     equal next "$(run echo next)"
-    state_is_empty || fail "left: $(find "$XDG_RUNTIME_DIR")"
+    nothing_left
 }
 owner_gone() {
     sleep 1000 &
@@ -356,7 +362,6 @@ test_case "bad options are refused in one line" bad_options
 test_case "help" help
 test_case "a cache that cannot be written" no_cache_folder
 
-if [[ $pattern = . || $pattern = *kept* ]]; then "$here/start" --owner $$ || exit 1; fi
 test_case "kept: output, error output and status are apart" streams_and_status
 test_case "kept: death by a signal" death_by_signal
 test_case "kept: command not found" not_found

@@ -227,7 +227,7 @@ def run(arguments):
         except Lockup as lockup:
             again = attempts > 0 and not (lockup.input_used and use_stdin(options))
             say("the emulated host locked up (%s); %s" % (lockup, "starting afresh" if again or lockup.kept else "giving up"))
-            say("its console is in " + os.path.join(settings_of(options).out, machine.CONSOLE_COPY))
+            say("its console is in " + os.path.join(lockup.out, machine.CONSOLE_COPY))
             if not again:
                 if attempts:
                     say("not running the command again: its standard input is used up")
@@ -242,13 +242,14 @@ def run_somewhere(options, command, directory):
     if options["--keep"]:
         state, _ = start_kept(options)
     kept = not options["--fresh"] and machine.alive(state)
+    out = wait_for_info(state)["out"] if kept else settings_of(options).out
     try:
         if not kept:
             return run_once(options, command, directory)
         check_same(options, state)
         return run_in_kept(state, options, command, directory)
     except Lockup as lockup:
-        lockup.kept = kept
+        lockup.kept, lockup.out = kept, out
         raise
 
 

@@ -19,14 +19,19 @@ import shutil
 import signal
 import socket
 import struct
+import sys
 import time
 
 from common import FileLock, LabError, find_tool
 
-# The lab's kernel is in trouble that it does not recover from.
-TROUBLE = re.compile(rb"soft lockup|hard LOCKUP|rcu: INFO: rcu_\w+ .*detected stalls|Kernel panic|lab: boot failed.*")
+# What the lab's kernel says when it is at its end; and when something makes no progress, which a busy machine outside can
+# be the cause of too: a lockup is when it says so again.
+END = re.compile(r"Kernel panic.*|lab: boot failed.*")
+STALL = re.compile(r"(soft lockup|hard LOCKUP|rcu: INFO: rcu_\w+ .*detected.* stall).*")
+SECONDS_TO_STALL_AGAIN = (10, 180)
 
 CONSOLE_COPY = "lab-console.log"  # in the folder of results, after trouble
+
 # lab/agent/protocol.h says what these mean.
 CONFIGURE, SEED_SIZE = 16, 32
 
@@ -91,7 +96,6 @@ class Keeper:
         self._restarts, self._idle_limit = restarts, idle_limit
         self._generation, self._fates = 0, {}
         self._qemu = None  # None after trouble in a lab that is not started afresh, until its owner has read why
-        self._console_tail = b""
         self._last_use = time.monotonic()
 
     def start_qemu(self):
@@ -101,6 +105,7 @@ class Keeper:
         self._remove_sockets()
         self._console = open(self._state + "/console.log", "ab")
         self._console_tail = b""
+        self._stalls = []  # when
         more = ["-incoming", "exec:cat " + shlex.quote(self._saved)] if self._saved else []
         with open(self._state + "/qemu.log", "wb") as log:
             self._qemu = subprocess.Popen(
@@ -155,7 +160,7 @@ class Keeper:
         if self._qemu and (self._qemu.stdout.fileno() in ready or self._qemu_fd in ready):
             trouble = self._read_console()
             if self._qemu_fd in ready and not trouble:
-                trouble = QEMU_ENDED + self._last_words()
+                trouble = self._judge(self._console_tail.decode(errors="replace")) or QEMU_ENDED + self._last_words()
         if trouble:
             self._start_afresh(trouble)
         return not self._idle_too_long()
@@ -166,15 +171,23 @@ class Keeper:
         return ": " + lines[-1] if lines else ""
 
     def _read_console(self):
+        """Returns what is wrong, if anything is."""
         data = os.read(self._qemu.stdout.fileno(), 65536)
         self._console.write(data)
         self._console.flush()
-        self._console_tail = (self._console_tail + data)[-4096:]
-        found = TROUBLE.search(self._console_tail)
-        if not found:
-            return None
-        line = self._console_tail[found.start():].split(b"\n")[0]
-        return line.decode(errors="replace").strip()[:100]
+        *lines, self._console_tail = (self._console_tail + data).split(b"\n")
+        troubles = [self._judge(line.decode(errors="replace").strip()) for line in lines]
+        return next((trouble for trouble in troubles if trouble), None)
+
+    def _judge(self, line):
+        if found := END.search(line):
+            return found[0][:100]
+        if found := STALL.search(line):
+            now, least, most = time.monotonic(), *SECONDS_TO_STALL_AGAIN
+            if any(least <= now - before <= most for before in self._stalls):
+                return found[0][:100]
+            self._stalls.append(now)
+        return None
 
     def _start_afresh(self, trouble):
         hopeless = trouble.startswith(QEMU_ENDED) and time.monotonic() < self._started + SECONDS_TO_FAIL
@@ -183,7 +196,10 @@ class Keeper:
             return
         self._fates[str(self._generation)] = trouble
         self._write_info()  # before the sockets close
-        shutil.copy(self._state + "/console.log", os.path.join(self._settings.out, CONSOLE_COPY))
+        try:
+            shutil.copy(self._state + "/console.log", os.path.join(self._settings.out, CONSOLE_COPY))
+        except OSError as error:
+            print("cannot keep the console:", error, file=sys.stderr)
         self._end_qemu()
         if self._restarts and not hopeless:
             self.start_qemu()
