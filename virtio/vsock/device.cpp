@@ -29,7 +29,8 @@ constexpr std::uint64_t kFeatureStream = 1;
 constexpr std::uint32_t kSmallestCid = 3;  // section 5.10.4: 0 to 2 are reserved
 constexpr std::uint32_t kAnyCid = 0xffffffff;
 
-// How much of a queue is served before the event loop's other handlers get their turn.
+// How much of a queue is served before the event loop's other handlers get their turn, and a vCPU that waits
+// for the device's mutex its own.
 class Turn {
  public:
   [[nodiscard]] bool over() const { return packets_ == 0 || bytes_ <= 0; }
@@ -39,8 +40,8 @@ class Turn {
   }
 
  private:
-  std::uint32_t packets_ = 256;
-  std::int64_t bytes_ = 2 << 20;
+  std::uint32_t packets_ = 128;
+  std::int64_t bytes_ = 512 << 10;
 };
 
 class SocketDevice final : public Device {

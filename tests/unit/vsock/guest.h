@@ -1,5 +1,5 @@
 // A guest's side of the virtio socket device for tests: a driver that moves packets, and on top of it a small
-// socket layer which holds the device to the protocol. Both throw when nothing comes for a minute.
+// socket layer which holds the device to the protocol. Both throw when nothing comes for minutes.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// Host programs for tests: blocking unix sockets that give up after a minute.
+// Host programs for tests: blocking unix sockets that give up after some minutes.
 #pragma once
 
 #include <sys/socket.h>
@@ -18,9 +18,9 @@ namespace mayfly::test {
 class HostSocket {
  public:
   explicit HostSocket(base::UniqueFd fd) : fd_(std::move(fd)) {
-    const timeval minute{.tv_sec = 60, .tv_usec = 0};
-    ::setsockopt(fd_.get(), SOL_SOCKET, SO_RCVTIMEO, &minute, sizeof(minute));
-    ::setsockopt(fd_.get(), SOL_SOCKET, SO_SNDTIMEO, &minute, sizeof(minute));
+    const timeval patience{.tv_sec = 240, .tv_usec = 0};
+    ::setsockopt(fd_.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+    ::setsockopt(fd_.get(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
   }
   static HostSocket connect(const std::string& path) {
     HostSocket socket{base::UniqueFd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0))};
@@ -94,8 +94,8 @@ class HostListener {
         ::listen(fd_.get(), backlog) < 0) {
       throw std::runtime_error("listen on " + path);
     }
-    const timeval minute{.tv_sec = 60, .tv_usec = 0};
-    ::setsockopt(fd_.get(), SOL_SOCKET, SO_RCVTIMEO, &minute, sizeof(minute));
+    const timeval patience{.tv_sec = 240, .tv_usec = 0};
+    ::setsockopt(fd_.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
   }
   [[nodiscard]] HostSocket accept() const {
     base::UniqueFd fd(::accept4(fd_.get(), nullptr, nullptr, SOCK_CLOEXEC));
