@@ -68,7 +68,8 @@ step() {
   return "$status"
 }
 
-build_packages=(cmake g++ ninja-build libcli11-dev libfmt-dev nlohmann-json3-dev e2fsprogs busybox-static)
+build_packages=(cmake g++ ninja-build libcli11-dev libfmt-dev nlohmann-json3-dev musl-tools
+  e2fsprogs fakeroot busybox-static)
 
 # build_preset PRESET [TARGET…]
 build_preset() {
