@@ -43,8 +43,8 @@ std::string root_words(const DriveConfig& root) {
 }  // namespace
 
 base::Result<x86_64::CommandLine> command_line(const VmConfig& config, std::uint32_t device_count) {
-  auto line = TRY(x86_64::CommandLine::create(
-      config.boot.boot_args ? std::string_view(*config.boot.boot_args) : x86_64::kDefaultBootArgs));
+  auto line = TRY(x86_64::CommandLine::create(config.boot.boot_args ? std::string_view(*config.boot.boot_args)
+                                                                    : x86_64::kDefaultBootArgs));
   for (const DriveConfig& drive : config.drives) {
     if (drive.is_root_device) TRY(line.append(root_words(drive)));
   }

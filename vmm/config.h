@@ -22,7 +22,7 @@ struct BootSource {
 };
 
 struct MachineConfig {
-  std::uint32_t vcpu_count = 1;     // 1–kMostVcpus
+  std::uint32_t vcpu_count = 1;      // 1–kMostVcpus
   std::uint64_t mem_size_mib = 128;  // kLeastMemoryMib–kMostMemoryMib
 };
 

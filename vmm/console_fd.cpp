@@ -37,8 +37,7 @@ ConsoleFd::ConsoleFd(int fd, Direction direction) : fd_(fd) {
   }
   if (!S_ISFIFO(what.st_mode) && !S_ISCHR(what.st_mode)) return;  // a disk is never waited for
   const int access = direction == Direction::kInput ? O_RDONLY : O_WRONLY;
-  own_.reset(::open(fmt::format("/proc/self/fd/{}", fd).c_str(),
-                    access | O_NONBLOCK | O_CLOEXEC | O_NOCTTY));
+  own_.reset(::open(fmt::format("/proc/self/fd/{}", fd).c_str(), access | O_NONBLOCK | O_CLOEXEC | O_NOCTTY));
   if (own_.valid()) {
     fd_ = own_.get();
   } else {

@@ -1,10 +1,10 @@
 // One end of the guest's console: a terminal, pipe, socket or file that belongs to someone else.
 #pragma once
 
+#include <sys/types.h>
 #include <cstddef>
 #include <cstdint>
 #include <span>
-#include <sys/types.h>
 
 #include "base/unique_fd.h"
 

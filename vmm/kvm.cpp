@@ -40,9 +40,9 @@ Result<T> get(const base::UniqueFd& fd, unsigned long request, std::string_view 
   return value;
 }
 
-// KVM's kvm_cpuid2 and kvm_msrs: a count and that many entries. These (and kvm_xsave) end in <linux/kvm.h> in a
-// flexible array by way of an empty struct, which has a size in C++ but none in C: the array's offset and the
-// ioctl numbers made from the size come out wrong. Hence this head, and the numbers below.
+// KVM's kvm_cpuid2 and kvm_msrs: a count and that many entries. These (and kvm_xsave) end in <linux/kvm.h> in
+// a flexible array by way of an empty struct, which has a size in C++ but none in C: the array's offset and
+// the ioctl numbers made from the size come out wrong. Hence this head, and the numbers below.
 struct Head {
   std::uint32_t count;
   std::uint32_t padding;

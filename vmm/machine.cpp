@@ -52,6 +52,8 @@ class KvmMachine final : public Machine {
   KvmMachine(Vm vm, base::GuestMemory memory, base::EventLoop& loop, std::function<void(const Exit&)> on_exit)
       : loop_(loop), on_exit_(std::move(on_exit)), memory_(std::move(memory)), vm_(std::move(vm)) {}
   ~KvmMachine() override;
+  KvmMachine(const KvmMachine&) = delete;
+  KvmMachine& operator=(const KvmMachine&) = delete;
 
   Status start() override;
   Status pause() override;
@@ -83,7 +85,8 @@ class KvmMachine final : public Machine {
   std::function<void(const Exit&)> on_exit_;
   State state_ = State::kNotStarted;
   std::atomic<bool> ended_{false};  // by the guest; state_ follows when the loop gets to it
-  std::shared_ptr<int> alive_ = std::make_shared<int>();  // what end() posts must not find a machine that is gone
+  std::shared_ptr<int> alive_ =
+      std::make_shared<int>();  // what end() posts must not find a machine that is gone
 
   base::GuestMemory memory_;
   Vm vm_;
@@ -100,9 +103,9 @@ class KvmMachine final : public Machine {
 // --- Building
 
 Status KvmMachine::set_up_vm() {
-  for (const auto& [capability, name] : {std::pair{KVM_CAP_IMMEDIATE_EXIT, "KVM_CAP_IMMEDIATE_EXIT"},
-                                         std::pair{KVM_CAP_IOEVENTFD, "KVM_CAP_IOEVENTFD"},
-                                         std::pair{KVM_CAP_IRQFD, "KVM_CAP_IRQFD"}}) {
+  for (const auto& [capability, name] :
+       {std::pair{KVM_CAP_IMMEDIATE_EXIT, "KVM_CAP_IMMEDIATE_EXIT"},
+        std::pair{KVM_CAP_IOEVENTFD, "KVM_CAP_IOEVENTFD"}, std::pair{KVM_CAP_IRQFD, "KVM_CAP_IRQFD"}}) {
     if (vm_.check_extension(capability) == 0) {
       return fail("this host's KVM lacks {}: Linux 4.13 or later is needed", name);
     }
@@ -114,9 +117,9 @@ Status KvmMachine::set_up_vm() {
   TRY(vm_.set_identity_map_address(x86_64::kKvmIdentityMap));
   TRY(vm_.set_tss_address(x86_64::kKvmTss));
   TRY(vm_.create_irqchip());
-  // The interval timer is there to measure the TSC and to tick until something better is found. A guest is told
-  // its TSC frequency by CPUID and has the TSC-deadline timer, so it would only be set up and left alone; for
-  // KVM it is a kernel thread a machine (0.1-6 ms to create, as measured).
+  // The interval timer is there to measure the TSC and to tick until something better is found. A guest is
+  // told its TSC frequency by CPUID and has the TSC-deadline timer, so it would only be set up and left
+  // alone; for KVM it is a kernel thread a machine (0.1-6 ms to create, as measured).
   tsc_deadline_ = vm_.check_extension(KVM_CAP_TSC_DEADLINE_TIMER) != 0;
   if (!tsc_deadline_) TRY(vm_.create_pit());
   return {};
@@ -175,7 +178,8 @@ Status KvmMachine::write_tables(const VmConfig& config, const x86_64::LoadedKern
 Status KvmMachine::create_vcpus(const Kvm& kvm, const x86_64::LoadedKernel& kernel) {
   const auto cpuid = TRY(kvm.supported_cpuid());
   const auto count = static_cast<std::uint32_t>(vcpu_fds_.size());
-  // A KVM that cannot tell the frequency (a host whose TSC is not constant) leaves it to the guest to measure.
+  // A KVM that cannot tell the frequency (a host whose TSC is not constant) leaves it to the guest to
+  // measure.
   const auto khz = vcpu_fds_.front().get_tsc_khz();
   const VcpuParameters parameters{.supported_cpuid = cpuid,
                                   .vcpu_count = count,
@@ -183,8 +187,8 @@ Status KvmMachine::create_vcpus(const Kvm& kvm, const x86_64::LoadedKernel& kern
                                   .tsc_deadline = tsc_deadline_};
   for (std::uint32_t i = 0; i < count; ++i) {
     TRY(set_up_vcpu(vcpu_fds_[i], i, kernel, parameters));
-    vcpus_.push_back(TRY(
-        Vcpu::create(i, std::move(vcpu_fds_[i]), buses(), [this](Exit exit) { end(std::move(exit)); })));
+    vcpus_.push_back(
+        TRY(Vcpu::create(i, std::move(vcpu_fds_[i]), buses(), [this](Exit exit) { end(std::move(exit)); })));
   }
   vcpu_fds_.clear();
   return {};
@@ -236,8 +240,8 @@ Status KvmMachine::send_ctrl_alt_del() {
   return {};
 }
 
-// Guest memory is touched by doorbells and by what devices watch on the host; both are handlers on the loop, on
-// whose thread this runs, so that none is under way now, and none is called until release_devices().
+// Guest memory is touched by doorbells and by what devices watch on the host; both are handlers on the loop,
+// on whose thread this runs, so that none is under way now, and none is called until release_devices().
 void KvmMachine::hold_devices() {
   for (const auto& slot : slots_) slot->hold();
   loop_.hold(&legacy_->serial().mutex());

@@ -14,8 +14,9 @@ namespace mayfly::vmm {
 
 // How a machine ended. The value is the exit status of mayfly-vmm.
 enum class ExitReason : std::uint8_t {
-  kReset = 0,         // the guest asked for a reset: a clean end
-  kGuestPanic = 10,   // the guest kernel panicked: a reset with the BIOS warm-reset flag set (reboot=k,panic_warm)
+  kReset = 0,  // the guest asked for a reset: a clean end
+  kGuestPanic =
+      10,  // the guest kernel panicked: a reset with the BIOS warm-reset flag set (reboot=k,panic_warm)
   kTripleFault = 11,  // KVM_EXIT_SHUTDOWN
   kKvmError = 12,     // KVM_RUN failed, or an exit that cannot be handled
 };

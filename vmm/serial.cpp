@@ -140,7 +140,8 @@ void Serial::set_output_watch(bool on) {
   const auto added = loop_.add(
       output_.fd(), EPOLLOUT, [this](std::uint32_t) { set_output_watch(!write_out()); }, &mutex_);
   if (!stall_timer_) {
-    auto timer = base::Timer::create(loop_, [this] { reader_stalled(); }, &mutex_);
+    auto timer = base::Timer::create(
+        loop_, [this] { reader_stalled(); }, &mutex_);
     if (timer) stall_timer_ = std::move(*timer);
   }
   if (!added || !stall_timer_) {

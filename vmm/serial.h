@@ -77,10 +77,10 @@ class Serial final : public BusDevice {
   ConsoleRing ring_;
   bool output_open_;
   bool output_watched_ = false;
-  bool stalled_ = false;              // the reader was given up, for now
-  std::uint64_t lost_reported_ = 0;   // of ring_.lost()
-  std::uint64_t dropped_ = 0;         // after the output was closed
-  std::uint64_t progress_ = 0;        // bytes written, ever
+  bool stalled_ = false;             // the reader was given up, for now
+  std::uint64_t lost_reported_ = 0;  // of ring_.lost()
+  std::uint64_t dropped_ = 0;        // after the output was closed
+  std::uint64_t progress_ = 0;       // bytes written, ever
   std::uint64_t progress_at_timer_ = 0;
   std::unique_ptr<base::Timer> stall_timer_;  // made when first needed
 

@@ -189,7 +189,8 @@ std::optional<std::uint8_t> Uart::write(std::uint64_t reg, std::uint8_t value) {
         break;
       }
       // Enabling the interrupt while THR is empty requests it.
-      if (has(value, kIerThrEmpty) && !has(s_.ier, kIerThrEmpty) && s_.transmit_ready) s_.thr_interrupt = true;
+      if (has(value, kIerThrEmpty) && !has(s_.ier, kIerThrEmpty) && s_.transmit_ready)
+        s_.thr_interrupt = true;
       s_.ier = value & kIerMask;
       request_interrupt();
       break;

@@ -148,8 +148,8 @@ void Vcpu::finish_pending_io() {
 void Vcpu::end(Exit exit) {
   if (exit.reason == ExitReason::kKvmError) {
     if (const auto regs = fd_.get_regs()) {
-      exit.detail += fmt::format(", vCPU {}, rip {:#x}, rsp {:#x}, rflags {:#x}", index_, regs->rip, regs->rsp,
-                                 regs->rflags);
+      exit.detail += fmt::format(", vCPU {}, rip {:#x}, rsp {:#x}, rflags {:#x}", index_, regs->rip,
+                                 regs->rsp, regs->rflags);
     }
   }
   ended_ = true;

@@ -25,7 +25,8 @@ class Vcpu {
   using OnEnd = std::function<void(Exit)>;
 
   // `buses` and what `on_end` refers to outlive the vCPU.
-  static base::Result<std::unique_ptr<Vcpu>> create(std::uint32_t index, VcpuFd fd, Buses buses, OnEnd on_end);
+  static base::Result<std::unique_ptr<Vcpu>> create(std::uint32_t index, VcpuFd fd, Buses buses,
+                                                    OnEnd on_end);
   // Stops and joins the thread.
   ~Vcpu();
   Vcpu(const Vcpu&) = delete;

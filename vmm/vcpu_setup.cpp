@@ -41,10 +41,11 @@ base::Status set_registers(VcpuFd& fd, const x86_64::LoadedKernel& kernel) {
 base::Status set_up_vcpu(VcpuFd& fd, std::uint32_t index, const x86_64::LoadedKernel& kernel,
                          const VcpuParameters& parameters) {
   // First, since what the other calls accept depends on it.
-  TRY(fd.set_cpuid(x86_64::guest_cpuid(parameters.supported_cpuid, {.vcpu_index = index,
-                                                                    .vcpu_count = parameters.vcpu_count,
-                                                                    .tsc_khz = parameters.tsc_khz,
-                                                                    .tsc_deadline = parameters.tsc_deadline})));
+  TRY(fd.set_cpuid(
+      x86_64::guest_cpuid(parameters.supported_cpuid, {.vcpu_index = index,
+                                                       .vcpu_count = parameters.vcpu_count,
+                                                       .tsc_khz = parameters.tsc_khz,
+                                                       .tsc_deadline = parameters.tsc_deadline})));
   static const std::vector<kvm_msr_entry> msrs = x86_64::boot_msrs();
   TRY(set_msrs(fd, msrs));
   TRY(fd.set_fpu(x86_64::boot_fpu()));

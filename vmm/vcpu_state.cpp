@@ -48,8 +48,9 @@ base::Result<VcpuState> save_vcpu(const VcpuFd& fd, std::vector<kvm_cpuid_entry2
 }
 
 base::Status restore_vcpu(VcpuFd& fd, const VcpuState& state) {
-  // What each of these accepts depends on those before it: CPUID on nothing; the TSC's frequency before its value;
-  // the local APIC's mode (an MSR in sregs) before its registers; its registers before the deadline MSR.
+  // What each of these accepts depends on those before it: CPUID on nothing; the TSC's frequency before its
+  // value; the local APIC's mode (an MSR in sregs) before its registers; its registers before the deadline
+  // MSR.
   if (!state.cpuid.empty()) TRY(fd.set_cpuid(state.cpuid));
   if (state.tsc_khz != 0) {
     const auto here = fd.get_tsc_khz();

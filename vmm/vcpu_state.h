@@ -32,8 +32,8 @@ struct VcpuState {
 base::Result<VcpuState> save_vcpu(const VcpuFd& fd, std::vector<kvm_cpuid_entry2> cpuid,
                                   std::span<const std::uint32_t> msr_indices, std::size_t xsave_size);
 
-// Into a vCPU that has not run yet. An MSR that this KVM refuses is an error: the guest would go on with another
-// value than it wrote.
+// Into a vCPU that has not run yet. An MSR that this KVM refuses is an error: the guest would go on with
+// another value than it wrote.
 base::Status restore_vcpu(VcpuFd& fd, const VcpuState& state);
 
 }  // namespace mayfly::vmm

@@ -8,21 +8,21 @@
 
 #include "base/event_loop.h"
 #include "base/guest_memory.h"
+#include "virtio/mmio_transport.h"
 #include "vmm/bus.h"
 #include "vmm/irq_line.h"
 #include "vmm/kvm.h"
-#include "virtio/mmio_transport.h"
 
 namespace mayfly::vmm {
 
-// The device, its transport, its interrupt line and its doorbells. A doorbell is an eventfd that KVM rings for
-// a write to QueueNotify and that the event loop answers, so no vCPU leaves the kernel for it.
+// The device, its transport, its interrupt line and its doorbells. A doorbell is an eventfd that KVM rings
+// for a write to QueueNotify and that the event loop answers, so no vCPU leaves the kernel for it.
 class VirtioSlot final : public BusDevice {
  public:
   // `index` < x86_64::kMostVirtioDevices. `vm`, `memory` and `loop` outlive the slot.
   static base::Result<std::unique_ptr<VirtioSlot>> create(std::uint32_t index,
-                                                          std::unique_ptr<virtio::VirtioDevice> device, Vm& vm,
-                                                          const base::GuestMemory& memory,
+                                                          std::unique_ptr<virtio::VirtioDevice> device,
+                                                          Vm& vm, const base::GuestMemory& memory,
                                                           base::EventLoop& loop);
   // On the loop's thread, when no vCPU runs.
   ~VirtioSlot() override;

@@ -101,8 +101,8 @@ struct Handler {
   }
   std::optional<Exit> operator()(const InternalError& exit) const { return kvm_error(describe(exit)); }
   std::optional<Exit> operator()(const FailEntry& exit) const {
-    return kvm_error(fmt::format("the processor refused to enter the guest, reason {:#x}",
-                                 exit.hardware_reason));
+    return kvm_error(
+        fmt::format("the processor refused to enter the guest, reason {:#x}", exit.hardware_reason));
   }
   std::optional<Exit> operator()(const Interrupted&) const { return std::nullopt; }
   std::optional<Exit> operator()(const RunError& exit) const {

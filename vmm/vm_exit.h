@@ -56,8 +56,8 @@ struct UnknownExit {
   std::uint32_t reason;
 };
 
-using VmExit = std::variant<PioRead, PioWrite, MmioRead, MmioWrite, Halt, Shutdown, SystemEvent, InternalError,
-                            FailEntry, Interrupted, RunError, UnknownExit>;
+using VmExit = std::variant<PioRead, PioWrite, MmioRead, MmioWrite, Halt, Shutdown, SystemEvent,
+                            InternalError, FailEntry, Interrupted, RunError, UnknownExit>;
 
 // `run_bytes`: the mapping shared with KVM, which starts with a kvm_run; `error`: what KVM_RUN returned.
 VmExit decode_exit(std::span<std::byte> run_bytes, int error);

@@ -284,11 +284,11 @@ TEST_CASE("a second vCPU starts by INIT and SIPI, and either may end the machine
   code.place(0x8000, second);
   code.map_devices();
   code.mov_edi(0xfee00000);
-  code.store32(0xf0, 0x1ff);     // spurious interrupt vector: the APIC is on
+  code.store32(0xf0, 0x1ff);       // spurious interrupt vector: the APIC is on
   code.store32(0x310, 1U << 24U);  // to APIC 1:
-  code.store32(0x300, 0x4500);   // INIT
+  code.store32(0x300, 0x4500);     // INIT
   code.store32(0x310, 1U << 24U);
-  code.store32(0x300, 0x4608);   // start-up at 0x8000
+  code.store32(0x300, 0x4608);  // start-up at 0x8000
   code.stop();
   TinyMachine machine(code, [](vmm::VmConfig& config) { config.machine.vcpu_count = 4; });
   machine.start();

@@ -200,12 +200,12 @@ TEST_CASE_METHOD(Fixture, "a string of port writes arrives whole and in order") 
   REQUIRE(vm->port.add(kPort, 4, "collector", collector).has_value());
   vm->place(0x3000, {'s', 't', 'r', 'i', 'n', 'g'});
   vm->place(TinyVm::kRealModeCode, {
-                                       0xba, 0x00, 0x05,  // mov dx, 0x500
-                                       0xbe, 0x00, 0x30,  // mov si, 0x3000
-                                       0xb9, 0x06, 0x00,  // mov cx, 6
-                                       0xf3, 0x6e,        // rep outsb
+                                       0xba, 0x00, 0x05,              // mov dx, 0x500
+                                       0xbe, 0x00, 0x30,              // mov si, 0x3000
+                                       0xb9, 0x06, 0x00,              // mov cx, 6
+                                       0xf3, 0x6e,                    // rep outsb
                                        0x66, 0xff, 0x06, 0x00, 0x20,  // inc dword [0x2000]
-                                       0xf4, 0xeb, 0xfd,  // hlt; jmp to it
+                                       0xf4, 0xeb, 0xfd,              // hlt; jmp to it
                                    });
   const auto cpu = vcpu(vm->vcpu_fd(0));
   cpu->resume();
@@ -250,8 +250,8 @@ TEST_CASE_METHOD(Fixture, "vCPU threads have names and take no signal but their 
         if (!line.starts_with("SigBlk:")) continue;
         const auto blocked = std::stoull(line.substr(8), nullptr, 16);
         const auto bit = [](int signal) { return 1ULL << static_cast<unsigned>(signal - 1); };
-        found = (blocked & bit(SIGTERM)) != 0 && (blocked & bit(SIGINT)) != 0 && (blocked & bit(SIGCHLD)) != 0 &&
-                (blocked & bit(SIGRTMIN)) == 0;
+        found = (blocked & bit(SIGTERM)) != 0 && (blocked & bit(SIGINT)) != 0 &&
+                (blocked & bit(SIGCHLD)) != 0 && (blocked & bit(SIGRTMIN)) == 0;
       }
     }
   }

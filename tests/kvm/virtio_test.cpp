@@ -1,5 +1,5 @@
-// A guest of a few instructions drives a virtio block device: every register and ring byte is written by code that
-// runs in KVM, the doorbell is an ioeventfd.
+// A guest of a few instructions drives a virtio block device: every register and ring byte is written by code
+// that runs in KVM, the doorbell is an ioeventfd.
 #include <catch2/catch.hpp>
 #include <thread>
 
@@ -35,7 +35,9 @@ void descriptor(Code& code, std::uint32_t index, std::uint32_t address, std::uin
   code.store32(12, flags_and_next);
 }
 
-constexpr std::uint32_t reg32(std::uint64_t offset) { return static_cast<std::uint32_t>(offset); }
+constexpr std::uint32_t reg32(std::uint64_t offset) {
+  return static_cast<std::uint32_t>(offset);
+}
 
 // From reset to DRIVER_OK with queue 0, accepting VERSION_1 alone.
 void initialise(Code& code) {
@@ -182,7 +184,8 @@ TEST_CASE("a doorbell that rings in a paused machine is answered after it") {
   CHECK(machine.output() == "!sector two!");
 }
 
-TEST_CASE("a queue that is broken from the start leaves the machine alive and the device in need of a reset") {
+TEST_CASE(
+    "a queue that is broken from the start leaves the machine alive and the device in need of a reset") {
   if (!have_kvm()) return;
   Code code;
   initialise(code);

@@ -9,8 +9,8 @@
 
 namespace mayfly::test {
 
-// Only plain moves, arithmetic, jumps, in/out and hlt: what a KVM that emulates a guest's kernel code knows too.
-// The encodings are for 64-bit mode unless the comment says otherwise.
+// Only plain moves, arithmetic, jumps, in/out and hlt: what a KVM that emulates a guest's kernel code knows
+// too. The encodings are for 64-bit mode unless the comment says otherwise.
 class Code {
  public:
   using Label = std::size_t;  // an offset into the code
@@ -19,18 +19,18 @@ class Code {
   [[nodiscard]] Label here() const { return bytes_.size(); }
   void raw(std::initializer_list<std::uint8_t> bytes) { bytes_.insert(bytes_.end(), bytes); }
 
-  void mov_al(std::uint8_t value) { raw({0xb0, value}); }         // mov al, imm8 (any mode)
+  void mov_al(std::uint8_t value) { raw({0xb0, value}); }          // mov al, imm8 (any mode)
   void mov_eax(std::uint32_t value) { raw({0xb8}), le32(value); }  // mov eax, imm32
   void mov_ecx(std::uint32_t value) { raw({0xb9}), le32(value); }  // mov ecx, imm32
   void mov_edi(std::uint32_t value) { raw({0xbf}), le32(value); }  // mov edi, imm32: clears the upper half
   void mov_esi(std::uint32_t value) { raw({0xbe}), le32(value); }  // mov esi, imm32
-  void mov_dx(std::uint16_t value) { raw({0x66, 0xba}), le16(value); }  // mov dx, imm16
+  void mov_dx(std::uint16_t value) { raw({0x66, 0xba}), le16(value); }   // mov dx, imm16
   void mov_rdi(std::uint64_t value) { raw({0x48, 0xbf}), le64(value); }  // mov rdi, imm64
 
-  void out_al(std::uint16_t port) { mov_dx(port), raw({0xee}); }  // out dx, al
+  void out_al(std::uint16_t port) { mov_dx(port), raw({0xee}); }   // out dx, al
   void out_eax(std::uint16_t port) { mov_dx(port), raw({0xef}); }  // out dx, eax
-  void in_al(std::uint16_t port) { mov_dx(port), raw({0xec}); }  // in al, dx
-  void in_eax(std::uint16_t port) { mov_dx(port), raw({0xed}); }  // in eax, dx
+  void in_al(std::uint16_t port) { mov_dx(port), raw({0xec}); }    // in al, dx
+  void in_eax(std::uint16_t port) { mov_dx(port), raw({0xed}); }   // in eax, dx
   void out(std::uint16_t port, std::uint8_t value) { mov_al(value), out_al(port); }
 
   void store32(std::uint32_t offset, std::uint32_t value) {  // mov dword [rdi + offset], imm32
@@ -42,15 +42,15 @@ class Code {
   void store8(std::uint32_t offset, std::uint8_t value) {  // mov byte [rdi + offset], imm8
     raw({0xc6, 0x87}), le32(offset), raw({value});
   }
-  void load_eax(std::uint32_t offset) { raw({0x8b, 0x87}), le32(offset); }   // mov eax, [rdi + offset]
-  void load_al(std::uint32_t offset) { raw({0x8a, 0x87}), le32(offset); }    // mov al, [rdi + offset]
+  void load_eax(std::uint32_t offset) { raw({0x8b, 0x87}), le32(offset); }       // mov eax, [rdi + offset]
+  void load_al(std::uint32_t offset) { raw({0x8a, 0x87}), le32(offset); }        // mov al, [rdi + offset]
   void load_ax(std::uint32_t offset) { raw({0x66, 0x8b, 0x87}), le32(offset); }  // mov ax, [rdi + offset]
-  void store_eax(std::uint32_t offset) { raw({0x89, 0x87}), le32(offset); }  // mov [rdi + offset], eax
+  void store_eax(std::uint32_t offset) { raw({0x89, 0x87}), le32(offset); }      // mov [rdi + offset], eax
 
-  void test_al(std::uint8_t mask) { raw({0xa8, mask}); }            // test al, imm8
-  void cmp_al(std::uint8_t value) { raw({0x3c, value}); }           // cmp al, imm8
+  void test_al(std::uint8_t mask) { raw({0xa8, mask}); }                // test al, imm8
+  void cmp_al(std::uint8_t value) { raw({0x3c, value}); }               // cmp al, imm8
   void cmp_ax(std::uint16_t value) { raw({0x66, 0x3d}), le16(value); }  // cmp ax, imm16
-  void cmp_eax(std::uint32_t value) { raw({0x3d}), le32(value); }   // cmp eax, imm32
+  void cmp_eax(std::uint32_t value) { raw({0x3d}), le32(value); }       // cmp eax, imm32
   void hlt() { raw({0xf4}); }
   void ud2() { raw({0x0f, 0x0b}); }
 
@@ -74,8 +74,8 @@ class Code {
     for (const char c : text) out(0x3f8, static_cast<std::uint8_t>(c));
   }
   void say_al() { out_al(0x3f8); }
-  // The boot page tables map RAM only. This maps the 2 MiB at `virtual_address` (not in the first GiB) to those at
-  // `physical_address`, by a page directory of the guest's own for that GiB.
+  // The boot page tables map RAM only. This maps the 2 MiB at `virtual_address` (not in the first GiB) to
+  // those at `physical_address`, by a page directory of the guest's own for that GiB.
   void map(std::uint64_t virtual_address, std::uint64_t physical_address) {
     constexpr std::uint32_t kPointers = 0xa000;
     constexpr std::uint32_t kDirectories = 0x10000;
@@ -102,7 +102,9 @@ class Code {
 
  private:
   // From the end of the 32-bit displacement that is about to be written.
-  [[nodiscard]] std::uint32_t distance(Label to) const { return static_cast<std::uint32_t>(to - (here() + 4)); }
+  [[nodiscard]] std::uint32_t distance(Label to) const {
+    return static_cast<std::uint32_t>(to - (here() + 4));
+  }
   template <typename T>
   void little_endian(T value) {
     for (unsigned i = 0; i < sizeof(T); ++i) bytes_.push_back(static_cast<std::uint8_t>(value >> (8 * i)));

@@ -17,8 +17,8 @@
 
 namespace mayfly::test {
 
-// An ELF64 executable with one segment, `code`, loaded and entered at 1 MiB in 64-bit mode with the low memory
-// mapped one to one.
+// An ELF64 executable with one segment, `code`, loaded and entered at 1 MiB in 64-bit mode with the low
+// memory mapped one to one.
 inline constexpr std::uint64_t kCodeAddress = 0x100000;
 std::string elf_of(const Code& code);
 

@@ -25,7 +25,8 @@ class TinyVm {
     auto made = kvm.create_vm();
     REQUIRE(made.has_value());
     vm.emplace(std::move(*made));
-    REQUIRE(vm->set_memory_region(0, base::GuestAddress(0), memory->regions()[0].mapping.bytes()).has_value());
+    REQUIRE(
+        vm->set_memory_region(0, base::GuestAddress(0), memory->regions()[0].mapping.bytes()).has_value());
     REQUIRE(vm->set_identity_map_address(base::GuestAddress(0xfffbc000)).has_value());
     REQUIRE(vm->set_tss_address(base::GuestAddress(0xfffbd000)).has_value());
     REQUIRE(vm->create_irqchip().has_value());

@@ -55,8 +55,9 @@ TEST_CASE("the kernel is told of its root and its devices") {
   VmConfig config;
   config.boot.boot_args = "quiet -- word";
   config.drives = {drive("a"), drive("root", true)};
-  CHECK(command_line(config, 2)->text() ==
-        "quiet root=/dev/vda rw virtio_mmio.device=4K@0xc0001000:5 virtio_mmio.device=4K@0xc0002000:6 -- word");
+  CHECK(
+      command_line(config, 2)->text() ==
+      "quiet root=/dev/vda rw virtio_mmio.device=4K@0xc0001000:5 virtio_mmio.device=4K@0xc0002000:6 -- word");
   config.drives[1].block.read_only = true;
   config.drives[1].partuuid = "0eaa91a0-01";
   CHECK(command_line(config, 0)->text() == "quiet root=PARTUUID=0eaa91a0-01 ro -- word");

@@ -33,7 +33,9 @@ using Bytes = std::vector<std::uint8_t>;
 }  // namespace
 
 TEST_CASE_METHOD(Fixture, "the reset pulse, and the output port's reset line") {
-  SECTION("0xfe") { out(0x64, 0xfe); }
+  SECTION("0xfe") {
+    out(0x64, 0xfe);
+  }
   SECTION("output port") {
     out(0x64, 0xd1);
     out(0x60, 0x02);

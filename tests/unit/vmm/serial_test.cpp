@@ -64,7 +64,7 @@ struct Port {
   void say(std::string_view text) {
     for (const char c : text) out(kData, static_cast<std::uint8_t>(c));
   }
-  bool ready() { return (in(kLsr) & 0x20) != 0; }
+  bool ready() { return (in(kLsr)&0x20) != 0; }
   // Runs the loop until `done`; only a hang reaches the deadline.
   template <typename Done>
   void run_until(Done done) {
@@ -174,13 +174,13 @@ TEST_CASE("input waits for the driver, then comes with an interrupt and flow con
   for (int i = 0; i < 5000; ++i) text += static_cast<char>('a' + i % 26);
   REQUIRE(base::write_all(pipe.write.get(), text));
   port.turn();
-  CHECK((port.in(kLsr) & 0x01) == 0);
+  CHECK((port.in(kLsr)&0x01) == 0);
   CHECK(port.irqs == 0);
   port.out(kIir, 0x01);
   port.out(kIer, 0x01);
   std::string received;
   port.run_until([&] {
-    while ((port.in(kLsr) & 0x01) != 0) received += static_cast<char>(port.in(kData));
+    while ((port.in(kLsr)&0x01) != 0) received += static_cast<char>(port.in(kData));
     return received.size() >= text.size();
   });
   CHECK(received == text);
@@ -197,7 +197,7 @@ TEST_CASE("input from a file, and its end") {
   port.out(kIer, 0x01);
   std::string received;
   port.run_until([&] {
-    while ((port.in(kLsr) & 0x01) != 0) received += static_cast<char>(port.in(kData));
+    while ((port.in(kLsr)&0x01) != 0) received += static_cast<char>(port.in(kData));
     return received.size() >= 40;
   });
   CHECK(received == "forty characters, more than a FIFO holds");
@@ -209,7 +209,7 @@ TEST_CASE("the end of input is quiet") {
   port.out(kIer, 0x01);
   pipe.write.reset();
   for (int i = 0; i < 5; ++i) port.turn();
-  CHECK((port.in(kLsr) & 0x01) == 0);
+  CHECK((port.in(kLsr)&0x01) == 0);
 }
 
 TEST_CASE("a held port neither reads nor writes until it is released") {
@@ -224,10 +224,10 @@ TEST_CASE("a held port neither reads nor writes until it is released") {
   REQUIRE(base::write_all(pipe.write.get(), "x"));
   port.say("y");
   for (int i = 0; i < 5; ++i) port.turn();
-  CHECK((port.in(kLsr) & 0x01) == 0);
+  CHECK((port.in(kLsr)&0x01) == 0);
   CHECK(read_some(output.read.get()).empty());
   port.loop->release(&port.serial->mutex());
-  port.run_until([&] { return (port.in(kLsr) & 0x01) != 0; });
+  port.run_until([&] { return (port.in(kLsr)&0x01) != 0; });
   CHECK(port.in(kData) == 'x');
   std::string received;
   port.run_until([&] { return (received += read_some(output.read.get())) == "y"; });

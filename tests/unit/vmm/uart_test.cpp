@@ -8,7 +8,9 @@ using mayfly::vmm::Uart;
 namespace {
 enum : std::uint64_t { kData, kIer, kIir, kLcr, kMcr, kLsr, kMsr, kScr };
 
-std::span<const std::byte> bytes(std::string_view text) { return std::as_bytes(std::span(text)); }
+std::span<const std::byte> bytes(std::string_view text) {
+  return std::as_bytes(std::span(text));
+}
 }  // namespace
 
 TEST_CASE("the steps by which Linux finds out what the UART is lead to a plain 16550A") {
@@ -58,7 +60,8 @@ TEST_CASE("a byte is sent at once and the transmitter stays empty") {
   CHECK_FALSE(uart.take_interrupt());
 }
 
-TEST_CASE("the transmitter's interrupt: asked for by enabling it, by each burst, acknowledged by reading IIR") {
+TEST_CASE(
+    "the transmitter's interrupt: asked for by enabling it, by each burst, acknowledged by reading IIR") {
   Uart uart;
   uart.write(kIer, 0x02);
   CHECK(uart.take_interrupt());
@@ -92,8 +95,12 @@ TEST_CASE("while the owner is full THRE is off, and its return interrupts") {
 TEST_CASE("nothing is received before a driver listens") {
   Uart uart;
   CHECK(uart.receive_room() == 0);
-  SECTION("by the interrupt") { uart.write(kIer, 0x01); }
-  SECTION("by RTS") { uart.write(kMcr, 0x02); }
+  SECTION("by the interrupt") {
+    uart.write(kIer, 0x01);
+  }
+  SECTION("by RTS") {
+    uart.write(kMcr, 0x02);
+  }
   CHECK(uart.receive_room() == 1);
   uart.write(kIir, 0x01);
   CHECK(uart.receive_room() == Uart::kFifoSize);
@@ -144,8 +151,12 @@ TEST_CASE("clearing and switching the FIFO empties it") {
   uart.write(kMcr, 0x02);
   uart.write(kIir, 0x01);
   uart.receive(bytes("ab"));
-  SECTION("clear") { uart.write(kIir, 0x03); }
-  SECTION("off") { uart.write(kIir, 0x00); }
+  SECTION("clear") {
+    uart.write(kIir, 0x03);
+  }
+  SECTION("off") {
+    uart.write(kIir, 0x00);
+  }
   CHECK((uart.read(kLsr) & 0x01) == 0);
 }
 
