@@ -333,7 +333,7 @@ Status Builder::finish_file_system(const Tree& tree) {
 Result<ImageSummary> Builder::build() {
   TRY(choose_disguise());
   TRY(choose_date());
-  tree_ = fs::absolute(request_.source);
+  tree_ = fs::absolute(request_.source).lexically_normal();
   if (!TRY(source_is_folder(request_.source))) TRY(unpack());
   while (tree_.size() > 1 && tree_.ends_with('/')) tree_.pop_back();
   const Tree tree = TRY(survey_tree(tree_));

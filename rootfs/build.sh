@@ -3,33 +3,34 @@
 #
 #   rootfs/build.sh [INIT]
 #
-# INIT is the mayfly-init to put in (default: $MAYFLY_INIT, or build/release/bin/mayfly-init). The image is
-# artifacts/rootfs.ext4 (or $MAYFLY_ROOTFS); nothing is done when it is up to date. Needs no root.
+# INIT is the mayfly-init to put in (default: $MAYFLY_INIT, or build/release/bin/mayfly-init); beside it is the mayfly
+# whose `image build` makes the image. The image is artifacts/rootfs.ext4 (or $MAYFLY_ROOTFS); nothing is done when it
+# is up to date. Needs no root.
 set -eu
 
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 init=${1:-${MAYFLY_INIT:-$root/build/release/bin/mayfly-init}}
 image=${MAYFLY_ROOTFS:-$root/artifacts/rootfs.ext4}
-stage=
+work=
 
 die() {
   echo "rootfs/build.sh: $*" >&2
   exit 1
 }
-clean() { rm -rf "$stage" "$image.new"; }
+clean() { rm -rf "$work" "$image.new"; }
 trap clean EXIT
 trap 'exit 1' INT TERM
 
-PATH=$PATH:/usr/sbin:/sbin
 [ -x "$init" ] || die "$init is missing: build the target mayfly-init first, or say where it is"
 init=$(realpath "$init")
+mayfly=$(dirname "$init")/mayfly
+[ -x "$mayfly" ] || die "$mayfly is missing: build the target mayfly first"
 image=$(realpath -m "$image")
 busybox=$(command -v busybox) || die "busybox is missing: apt-get install busybox-static"
-command -v mke2fs >/dev/null || die "mke2fs is missing: apt-get install e2fsprogs"
 ldd "$busybox" >/dev/null 2>&1 && die "$busybox needs shared libraries: apt-get install busybox-static"
 
 # Up to date is: made of the same inputs by the same script.
-inputs=$(cat "$0" "$init" "$busybox" | sha256sum | cut -c1-64)
+inputs=$(cat "$0" "$init" "$mayfly" "$busybox" | sha256sum | cut -c1-64)
 if [ -f "$image" ] && [ "$(cat "$image.inputs" 2>/dev/null)" = "$inputs" ]; then
   echo "rootfs: $image is up to date"
   exit 0
@@ -37,9 +38,10 @@ fi
 mkdir -p "$(dirname "$image")" || die "cannot make the folder of $image"
 
 # In memory where there is some: the order of a tmpfs folder's entries depends on nothing but their making.
-stage=$(mktemp -d -p /dev/shm 2>/dev/null || mktemp -d) || die "cannot make a temporary folder"
+work=$(mktemp -d -p /dev/shm 2>/dev/null || mktemp -d) || die "cannot make a temporary folder"
 umask 022
-cd "$stage"
+mkdir "$work/tree"
+cd "$work/tree"
 # One folder for all programs: the first place that PATH is looked up in has them.
 mkdir bin dev etc home mnt proc root run sys tmp usr var var/log var/tmp
 ln -s bin sbin
@@ -48,8 +50,7 @@ ln -s ../bin usr/sbin
 chmod 1777 tmp var/tmp
 chmod 700 root
 cp "$busybox" bin/busybox
-cp "$init" bin/mayfly-init
-chmod 755 bin/busybox bin/mayfly-init
+chmod 755 bin/busybox
 # Hard links: an applet's inode is in memory as soon as busybox's is.
 for applet in $(bin/busybox --list); do
   [ -e "bin/$applet" ] || ln bin/busybox "bin/$applet"
@@ -73,11 +74,9 @@ ID=mayfly
 PRETTY_NAME="Mayfly guest (busybox)"
 EOF
 
-truncate -s 64M "$image.new" 2>/dev/null || die "cannot write $image.new"
-E2FSPROGS_FAKE_TIME=1700000000 mke2fs -q -F -t ext4 -b 4096 -m 0 -N 2048 -L mayfly \
-  -U 6d61796f-666c-4900-8000-000000000001 -E hash_seed=6d61796f-666c-4900-8000-000000000002,lazy_itable_init=0,root_owner=0:0 \
-  -O ^has_journal,^resize_inode,^64bit,^metadata_csum,^huge_file -d "$stage" "$image.new" ||
-  die "mke2fs failed"
+# With a fixed date the image is the same each time.
+SOURCE_DATE_EPOCH=1700000000 "$mayfly" image build --quiet --size 64 --init "$init" -o "$image.new" . \
+  2>"$work/errors" || die "$(sed 's/^mayfly: //' "$work/errors")"
 mv "$image.new" "$image"
 echo "$inputs" >"$image.inputs"
 echo "rootfs: $image, $(du -k "$image" | cut -f1) KiB on disk"

@@ -229,16 +229,15 @@ void add_defaults(StartRequest& request, Defaults& defaults, const User& user) {
 
 }  // namespace
 
-std::expected<Command, CommandFailure> start_command(StartRequest& request) {
+std::optional<CommandFailure> start_command(StartRequest& request, Command& command) {
   const auto lacking = [&](std::string_view what) {
-    return std::unexpected(failure(125, what, request.arguments[0], ::strerror(errno)));
+    return failure(125, what, request.arguments[0], ::strerror(errno));
   };
   const User user = find_user(request.uid);
   const gid_t gid = request.gid == base::agent::kGroupOfUser ? user.gid : request.gid;
   Defaults defaults;
   add_defaults(request, defaults, user);
 
-  Command command;
   TheirEnds theirs;
   base::UniqueFd report;
   base::UniqueFd reporter;
@@ -271,9 +270,9 @@ std::expected<Command, CommandFailure> start_command(StartRequest& request) {
   reporter.reset();
   Failure failed{};
   if (::read(report.get(), &failed, sizeof(failed)) == sizeof(failed)) {
-    return std::unexpected(describe(failed, request));
+    return describe(failed, request);
   }
-  return command;
+  return std::nullopt;
 }
 
 }  // namespace mayfly::init

@@ -5,7 +5,7 @@
 
 #include <array>
 #include <cstdint>
-#include <expected>
+#include <optional>
 
 #include "base/unique_fd.h"
 #include "rootfs/init/start_request.h"
@@ -26,8 +26,8 @@ struct CommandFailure {
   std::array<char, 512> message{};
 };
 
-// Returns once the command was executed, or could not be. Adds PATH, HOME and, for a terminal, TERM to the
-// environment of `request` where they are not in it.
-std::expected<Command, CommandFailure> start_command(StartRequest& request);
+// Returns once the command was executed and is in `command`, or what kept it from that. Adds PATH, HOME and,
+// for a terminal, TERM to the environment of `request` where they are not in it.
+std::optional<CommandFailure> start_command(StartRequest& request, Command& command);
 
 }  // namespace mayfly::init

@@ -170,23 +170,24 @@ bool Session::all_streams() const {
 
 void Session::start_when_complete() {
   if (phase_ != Phase::kGathering || !start_asked_ || !all_streams()) return;
-  auto command = start_command(request_);
-  if (!command) return report_failure(command.error().exit_status, command.error().message.data());
+  Command command;
+  const auto failure = start_command(request_, command);
+  if (failure) return report_failure(failure->exit_status, failure->message.data());
 
   phase_ = Phase::kRunning;
   deadline_ = kNever;
-  pid_ = command->pid;
-  if (request_.tty) terminal_.reset(::fcntl(command->output.get(), F_DUPFD_CLOEXEC, 0));
+  pid_ = command.pid;
+  if (request_.tty) terminal_.reset(::fcntl(command.output.get(), F_DUPFD_CLOEXEC, 0));
   base::agent::Started started;
   started.now_ns = now_ns();
   started.pid = static_cast<std::uint32_t>(pid_);
   control_.send(Frame::kStarted, started);
 
-  input_.start(std::move(stream(Stream::kStdin)), std::move(command->input),
+  input_.start(std::move(stream(Stream::kStdin)), std::move(command.input),
                request_.tty ? Pump::Ending::kTerminal : Pump::Ending::kClose);
-  output_.start(std::move(command->output), std::move(stream(Stream::kStdout)), Pump::Ending::kHalfClose);
-  if (command->errors.valid()) {
-    errors_.start(std::move(command->errors), std::move(stream(Stream::kStderr)), Pump::Ending::kHalfClose);
+  output_.start(std::move(command.output), std::move(stream(Stream::kStdout)), Pump::Ending::kHalfClose);
+  if (command.errors.valid()) {
+    errors_.start(std::move(command.errors), std::move(stream(Stream::kStderr)), Pump::Ending::kHalfClose);
   } else {
     stream(Stream::kStderr).reset();
   }
