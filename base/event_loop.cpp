@@ -146,6 +146,8 @@ void EventLoop::run_tasks() {
 }
 
 void EventLoop::dispatch(std::uint64_t id, std::uint32_t events) {
+  // Before `handler`, so that a handler which was removed meanwhile is destroyed with its mutex still held.
+  std::unique_lock<std::mutex> callback_lock;
   std::shared_ptr<Handler> handler;
   {
     const std::lock_guard lock(mutex_);
@@ -154,8 +156,7 @@ void EventLoop::dispatch(std::uint64_t id, std::uint32_t events) {
     if (held_.contains(it->second->mutex)) return;  // held by one
     handler = it->second;
   }
-  std::unique_lock<std::mutex> lock;
-  if (handler->mutex != nullptr) lock = std::unique_lock(*handler->mutex);
+  if (handler->mutex != nullptr) callback_lock = std::unique_lock(*handler->mutex);
   // Whoever held the mutex may have removed the handler while we waited for it.
   if (handler->live) handler->callback(events);
 }
