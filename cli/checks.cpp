@@ -111,7 +111,7 @@ Status check_host_at(const std::string& kvm, const std::string& cpuinfo) {
   if (!device.valid() && (errno == ENOENT || errno == ENODEV || errno == ENXIO)) {
     return fail(
         "no {} on this machine: switch virtualization on in its firmware and modprobe kvm_intel or "
-        "kvm_amd, or run the command in the lab: lab/run mayfly run ...",
+        "kvm_amd, or run the command in the lab: lab/run build/release/bin/mayfly run ...",
         kvm);
   }
   if (!device.valid() && (errno == EACCES || errno == EPERM)) {
@@ -126,7 +126,7 @@ Status check_host_at(const std::string& kvm, const std::string& cpuinfo) {
   if (hardware_virtualization({text.data(), static_cast<std::size_t>(n)})) return {};
   return fail(
       "{} has no hardware virtualization behind it (no vmx or svm in {}), and a Linux guest would hang: "
-      "use another machine, or the lab: lab/run mayfly run ...",
+      "use another machine, or the lab: lab/run build/release/bin/mayfly run ...",
       kvm, cpuinfo);
 }
 

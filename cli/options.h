@@ -17,7 +17,7 @@ inline constexpr unsigned kMostCpus = 32;
 inline constexpr std::uint64_t kLeastMemoryMib = 32;  // a Linux guest with less does not get far
 inline constexpr std::uint64_t kMostMemoryMib = 1024 * 1024;
 inline constexpr std::uint64_t kDefaultMemoryMib = 128;
-inline constexpr std::chrono::seconds kDefaultBootTimeout{60};
+inline constexpr std::chrono::seconds kDefaultBootTimeout{120};
 
 enum class TimingReport : std::uint8_t { kNone, kTable, kJson };
 

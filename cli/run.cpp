@@ -155,9 +155,9 @@ Status Run::start(const RunFiles& files) {
 
 Status Run::start_session() {
   using Direction = ByteEnd::Direction;
-  StandardStreams streams;
-  streams.input = TRY(ByteEnd::standard(STDIN_FILENO, Direction::kRead, true));
   const StartRequest request = start_request(options_);
+  StandardStreams streams;
+  streams.input = TRY(ByteEnd::standard(STDIN_FILENO, Direction::kRead, options_.tty));
   streams.output = TRY(ByteEnd::standard(STDOUT_FILENO, Direction::kWrite, false));
   streams.errors = TRY(ByteEnd::standard(STDERR_FILENO, Direction::kWrite, true));
   session_ = TRY(Session::create(*loop_, std::move(streams), request,
@@ -217,6 +217,7 @@ void Run::on_session_end(const SessionEnd& end) {
       conclude(end.exit_status);
       break;
     case SessionEnd::Kind::kGone:
+      if (concluding_) break;  // as it was asked to
       if (vmm_end_) {
         finish(fail("{}", describe_end(*vmm_end_, options_, booted_, vmm_->errors().text(), console_tail())));
         break;
@@ -250,9 +251,9 @@ void Run::on_vmm_end(const VmmEnd& end) {
 void Run::conclude(int status) {
   if (timed_out_) status = kExitTimeout;
   if (options_.root_mode != RootMode::kWritable) return finish(status);
-  if (vmm_end_) return on_vmm_end(*vmm_end_);
   if (concluding_) return;
   concluding_ = status;
+  if (vmm_end_) return on_vmm_end(*vmm_end_);
   session_->request_shutdown();
   auto timer = base::Timer::create(*loop_, [this] {
     finish(fail("the guest did not finish writing to its root file system: check the image with e2fsck"));

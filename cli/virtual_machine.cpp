@@ -81,10 +81,11 @@ RunFiles locate_files(const std::string& executable_folder) {
 }
 
 std::string boot_arguments(const RunOptions& options) {
-  // Messages cost an exit for every few bytes: without a reader only a panic is worth them.
+  // kernels/README.md has the reason for each word. Messages cost an exit for every few bytes: without a reader
+  // only a panic is worth them. The warm-reset flag is how mayfly-vmm tells a panic from a clean end.
   std::string line = options.console ? "console=ttyS0 loglevel=7" : "console=ttyS0 loglevel=1";
-  // The warm-reset flag is how mayfly-vmm tells a panic from a clean end.
-  line += " reboot=k,panic_warm panic=-1";
+  line += " reboot=k,panic_warm panic=-1 tsc=reliable swiotlb=noforce";
+  if (options.cpus > 1) line += " rcupdate.rcu_expedited=1";
   line += " init=/sbin/mayfly-init -- ";
   switch (options.root_mode) {
     case RootMode::kScratch:

@@ -6,13 +6,13 @@
 namespace lab {
 
 struct Configuration {
-    int slots = 0;
-    std::string results;  // the folder that reaches the outside
-    std::string modules;  // where the modules of the lab's kernel lie outside
+  int slots = 0;
+  std::string results;  // the folder that reaches the outside
+  std::string modules;  // where the modules of the lab's kernel lie outside
 };
 
-// What can be done before the outside is known: drivers and CPUs. The lab is saved after this, and every lab starts there.
-// Any failure ends the lab with a line on the console.
+// What can be done before the outside is known: drivers and CPUs. The lab is saved after this, and every lab
+// starts there. Any failure ends the lab with a line on the console.
 void boot_machine();
 
 // Waits for the keeper to say what this lab is to be.

@@ -85,6 +85,10 @@ PASSED = re.compile(r"(PATH|HOME|USER|LOGNAME|SHELL|TERM|COLORTERM|NO_COLOR|LANG
 
 
 def kept_state(name):
+    try:
+        lab_name(name)
+    except ValueError as error:
+        raise LabError("the lab's name ($MAYFLY_LAB) wants %s, not '%s'" % (error, name)) from None
     # The tree's own path keeps apart the labs of two clones.
     tree = "%08x" % (hash_text(ROOT) & 0xFFFFFFFF)
     return os.path.join(state_folder(), "%s-%s" % (tree, name))
@@ -100,6 +104,8 @@ def hash_text(text):
 def settings_of(options):
     out = os.path.abspath(options["--out"] or os.path.join(ROOT, "build", "lab-out"))
     os.makedirs(out, exist_ok=True)
+    if not os.access(out, os.W_OK):
+        say("nothing can be written to %s; --out names another folder for results" % out)
     return machine.Settings(options["--cpus"] or 2, options["--memory"] or 4096, options["--slots"] or 8, out)
 
 
@@ -226,7 +232,8 @@ def run(arguments):
             return STATUS_LOCKUP
         except Lockup as lockup:
             again = attempts > 0 and not (lockup.input_used and use_stdin(options))
-            say("the emulated host locked up (%s); %s" % (lockup, "starting afresh" if again or lockup.kept else "giving up"))
+            then = "starting afresh" if again or lockup.kept else "giving up"
+            say("the emulated host locked up (%s); %s" % (lockup, then))
             say("its console is in " + os.path.join(lockup.out, machine.CONSOLE_COPY))
             if not again:
                 if attempts:

@@ -26,7 +26,8 @@ KEEP = ["kernel/arch/x86/kvm", "kernel/arch/x86/crypto", "kernel/block", "kernel
         "kernel/drivers/net/ipvlan", "kernel/drivers/net/macvlan*", "kernel/drivers/vhost", "kernel/drivers/virtio",
         "kernel/fs", "kernel/lib", "kernel/net", "kernel/virt", "kernel/mm"]
 
-PACKAGES = {"qemu-system-x86_64": "qemu-system-x86", "setpriv": "util-linux", "g++": "g++", "objcopy": "binutils", "depmod": "kmod"}
+PACKAGES = {"qemu-system-x86_64": "qemu-system-x86", "setpriv": "util-linux", "g++": "g++", "objcopy": "binutils",
+            "depmod": "kmod"}
 
 
 def as_root():
@@ -71,7 +72,7 @@ def newest_kernel_package(may_update=True):
 
 
 def extract_vmlinux(bzimage):
-    """The kernel inside a bzImage (Linux's Documentation/x86/boot.rst), so that it is not unpacked on an emulated CPU."""
+    """The kernel inside a bzImage (Linux's Documentation/x86/boot.rst): unpacking it on an emulated CPU takes seconds."""
     with open(bzimage, "rb") as file:
         data = file.read()
     offset, length = struct.unpack_from("<II", data, 0x248)

@@ -3,9 +3,10 @@
 # (lab/run tests/guest/run_test.sh). Names of tests may be given to run only those.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
-mayfly=$PWD/build/release/bin/mayfly
-vmm=$PWD/build/release/bin/mayfly-vmm
-artifacts=$PWD/artifacts
+bin=${MAYFLY_BIN:-$PWD/build/release/bin}
+mayfly=$bin/mayfly
+vmm=$bin/mayfly-vmm
+artifacts=${MAYFLY_ARTIFACTS:-$PWD/artifacts}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export XDG_RUNTIME_DIR=$work/runtime
