@@ -85,7 +85,7 @@ std::string boot_arguments(const RunOptions& options) {
   // only a panic is worth them. The warm-reset flag is how mayfly-vmm tells a panic from a clean end.
   std::string line = options.console ? "console=ttyS0 loglevel=7" : "console=ttyS0 loglevel=1";
   line += " reboot=k,panic_warm panic=-1 tsc=reliable swiotlb=noforce";
-  if (options.cpus > 1) line += " rcupdate.rcu_expedited=1";
+  if (options.cpus > 1) line += " rcupdate.rcu_expedited=1 percpu_alloc=page";
   line += " init=/sbin/mayfly-init -- ";
   switch (options.root_mode) {
     case RootMode::kScratch:

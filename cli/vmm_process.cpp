@@ -223,16 +223,17 @@ void VmmProcess::take_timing(std::string_view bytes) {
       if (timing_line_.size() < kLongestTimingLine) timing_line_.push_back(c);
       continue;
     }
-    const std::string line = std::exchange(timing_line_, {});
-    const std::size_t space = line.find(' ');
-    if (space == std::string::npos) continue;
-    std::uint64_t ns = 0;
-    const char* const end = line.data() + line.size();
-    const auto parsed = std::from_chars(line.data() + space + 1, end, ns);
-    if (parsed.ec == std::errc{} && parsed.ptr == end) {
-      observer_.on_phase(std::string_view(line).substr(0, space), ns);
-    }
+    take_timing_line(timing_line_);
+    timing_line_.clear();
   }
+}
+
+void VmmProcess::take_timing_line(std::string_view line) const {
+  const auto space = std::ranges::find(line, ' ');
+  if (space == line.end()) return;
+  std::uint64_t ns = 0;
+  const auto parsed = std::from_chars(space + 1, line.end(), ns);
+  if (parsed.ec == std::errc{} && parsed.ptr == line.end()) observer_.on_phase({line.begin(), space}, ns);
 }
 
 void VmmProcess::reap() {

@@ -69,6 +69,7 @@ class VmmProcess {
   VmmProcess(base::EventLoop& loop, Observer observer) : loop_(loop), observer_(std::move(observer)) {}
   base::Status watch(base::UniqueFd& fd, std::function<void(std::string_view)> on_bytes);
   void take_timing(std::string_view bytes);
+  void take_timing_line(std::string_view line) const;
   void reap();
   void one_ended();
 

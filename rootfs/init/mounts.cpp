@@ -100,11 +100,26 @@ void make_temporary_folders(RootMode mode) {
   [[maybe_unused]] const int made = ::mkdir("/run", 0755);
 }
 
+bool is_character_device(const char* path) {
+  struct stat found {};
+  return ::stat(path, &found) == 0 && S_ISCHR(found.st_mode);
+}
+
+// Takes the place of what open_standard_streams() put there.
+void reopen_console() {
+  struct stat now {};
+  if (::fstat(STDERR_FILENO, &now) == 0 && S_ISCHR(now.st_mode)) return;
+  const int fd = ::open("/dev/console", O_RDWR | O_NOCTTY | O_CLOEXEC);
+  if (fd < 0) return;
+  for (int standard = STDIN_FILENO; standard <= STDERR_FILENO; ++standard) ::dup2(fd, standard);
+  ::close(fd);
+}
+
 }  // namespace
 
 void open_standard_streams() {
   if (::fcntl(STDERR_FILENO, F_GETFD) >= 0) return;
-  // The image had no /dev for the kernel to mount devices on. Anything will do until there is a console.
+  // The kernel found no console. Anything will do until there is one.
   while (::open("/", O_RDONLY | O_DIRECTORY) < STDERR_FILENO) {
   }
 }
@@ -112,14 +127,8 @@ void open_standard_streams() {
 bool mount_all(RootMode mode) {
   const bool good = set_root_mode(mode);
   const int error = errno;
-  struct stat console {};
-  const bool had_console = ::fstat(STDERR_FILENO, &console) == 0 && S_ISCHR(console.st_mode);
-  if (!had_console) {
-    mount_at(kDev);
-    const int fd = ::open("/dev/console", O_RDWR | O_NOCTTY | O_CLOEXEC);
-    for (int standard = STDIN_FILENO; fd >= 0 && standard <= STDERR_FILENO; ++standard) ::dup2(fd, standard);
-    if (fd >= 0) ::close(fd);
-  }
+  if (!is_character_device("/dev/null")) mount_at(kDev);
+  reopen_console();
   if (!good) {
     complain_errno(error, {mode == RootMode::kScratch ? "cannot put a scratch layer over the root file system"
                                                       : "cannot make the root file system writable"});
