@@ -4,6 +4,8 @@
 
 #include <atomic>
 #include <chrono>
+#include <functional>
+#include <future>
 #include <optional>
 #include <vector>
 
@@ -46,11 +48,35 @@ std::string_view name_of(State state) {
   return "";
 }
 
+struct BootImages {
+  x86_64::LoadedKernel kernel;
+  std::optional<x86_64::Initrd> initrd;
+};
+
+Result<BootImages> load_images(std::shared_ptr<base::GuestMemory> owner, const BootSource& boot) {
+  base::GuestMemory& memory = *owner;
+  const base::UniqueFd file = TRY(base::open_file(boot.kernel_image_path, O_RDONLY));
+  BootImages images{.kernel = TRY(x86_64::load_kernel(memory, file.get(), boot.kernel_image_path)),
+                    .initrd = {}};
+  if (images.kernel.is_linux && !hardware_virtualization()) {
+    return fail(
+        "this machine has no hardware virtualization (VT-x or AMD-V; check the firmware's set-up, or nested "
+        "virtualization in a cloud), so Linux would hang: run the same command in the emulated host with "
+        "\"lab/run COMMAND\"");
+  }
+  if (boot.initrd_path) {
+    const base::UniqueFd initrd = TRY(base::open_file(*boot.initrd_path, O_RDONLY));
+    images.initrd = TRY(x86_64::load_initrd(memory, initrd.get(), *boot.initrd_path, images.kernel));
+  }
+  return images;
+}
+
 // Built in the order of the members, torn down in reverse: the vCPU threads go first, guest memory last.
 class KvmMachine final : public Machine {
  public:
-  KvmMachine(Vm vm, base::GuestMemory memory, base::EventLoop& loop, std::function<void(const Exit&)> on_exit)
-      : loop_(loop), on_exit_(std::move(on_exit)), memory_(std::move(memory)), vm_(std::move(vm)) {}
+  KvmMachine(Vm vm, std::shared_ptr<base::GuestMemory> memory, base::EventLoop& loop,
+             std::function<void(const Exit&)> on_exit)
+      : loop_(loop), on_exit_(std::move(on_exit)), memory_owner_(std::move(memory)), vm_(std::move(vm)) {}
   ~KvmMachine() override;
   KvmMachine(const KvmMachine&) = delete;
   KvmMachine& operator=(const KvmMachine&) = delete;
@@ -64,9 +90,8 @@ class KvmMachine final : public Machine {
   // The steps of create(), in their order.
   Status set_up_vm();
   Status create_vcpu_fds(const Kvm& kvm, std::uint32_t count);
-  Result<x86_64::LoadedKernel> load(const VmConfig& config);
   Status add_devices(const VmConfig& config);
-  Status write_tables(const VmConfig& config, const x86_64::LoadedKernel& kernel);
+  Status write_tables(const VmConfig& config, const BootImages& images);
   Status create_vcpus(const Kvm& kvm, const x86_64::LoadedKernel& kernel);
 
  private:
@@ -88,14 +113,14 @@ class KvmMachine final : public Machine {
   std::shared_ptr<int> alive_ =
       std::make_shared<int>();  // what end() posts must not find a machine that is gone
 
-  base::GuestMemory memory_;
+  std::shared_ptr<base::GuestMemory> memory_owner_;
+  base::GuestMemory& memory_ = *memory_owner_;
   Vm vm_;
   bool tsc_deadline_ = false;
   Bus port_bus_{"port"};
   Bus mmio_bus_{"mmio"};
   std::unique_ptr<LegacyDevices> legacy_;
   std::vector<std::unique_ptr<VirtioSlot>> slots_;
-  std::optional<x86_64::Initrd> initrd_;
   std::vector<VcpuFd> vcpu_fds_;  // until they get their threads
   std::vector<std::unique_ptr<Vcpu>> vcpus_;
 };
@@ -132,23 +157,6 @@ Status KvmMachine::create_vcpu_fds(const Kvm& kvm, std::uint32_t count) {
   return {};
 }
 
-Result<x86_64::LoadedKernel> KvmMachine::load(const VmConfig& config) {
-  const std::string& path = config.boot.kernel_image_path;
-  const base::UniqueFd file = TRY(base::open_file(path, O_RDONLY));
-  x86_64::LoadedKernel kernel = TRY(x86_64::load_kernel(memory_, file.get(), path));
-  if (kernel.is_linux && !hardware_virtualization()) {
-    return fail(
-        "this machine has no hardware virtualization (VT-x or AMD-V; check the firmware's set-up, or nested "
-        "virtualization in a cloud), so Linux would hang: run the same command in the emulated host with "
-        "\"lab/run COMMAND\"");
-  }
-  if (config.boot.initrd_path) {
-    const base::UniqueFd initrd = TRY(base::open_file(*config.boot.initrd_path, O_RDONLY));
-    initrd_ = TRY(x86_64::load_initrd(memory_, initrd.get(), *config.boot.initrd_path, kernel));
-  }
-  return kernel;
-}
-
 Status KvmMachine::add_virtio(std::unique_ptr<virtio::VirtioDevice> device) {
   const auto index = static_cast<std::uint32_t>(slots_.size());
   slots_.push_back(TRY(VirtioSlot::create(index, std::move(device), vm_, memory_, loop_)));
@@ -169,10 +177,12 @@ Status KvmMachine::add_devices(const VmConfig& config) {
   return {};
 }
 
-Status KvmMachine::write_tables(const VmConfig& config, const x86_64::LoadedKernel& kernel) {
-  const auto line = TRY(command_line(config, static_cast<std::uint32_t>(slots_.size())));
+Status KvmMachine::write_tables(const VmConfig& config, const BootImages& images) {
+  const auto devices = static_cast<std::uint32_t>(slots_.size());
+  const auto line = TRY(command_line(config, devices));
   base::log::debug("kernel command line: {}", line.text());
-  return x86_64::write_boot_tables(memory_, kernel, initrd_, line, config.machine.vcpu_count);
+  return x86_64::write_boot_tables(memory_, images.kernel, images.initrd, line,
+                                   {.vcpu_count = config.machine.vcpu_count, .virtio_devices = devices});
 }
 
 Status KvmMachine::create_vcpus(const Kvm& kvm, const x86_64::LoadedKernel& kernel) {
@@ -289,19 +299,22 @@ void KvmMachine::finish(const Exit& exit) {
 Result<std::unique_ptr<Machine>> Machine::create(const VmConfig& config, base::EventLoop& loop,
                                                  std::function<void(const Exit&)> on_exit) {
   TRY(check(config));
-  const Kvm kvm = TRY(Kvm::open());
-  Vm vm = TRY(kvm.create_vm());
   const auto ranges = TRY(x86_64::memory_ranges(config.machine.mem_size_mib * x86_64::kMib));
-  base::GuestMemory memory = TRY(base::GuestMemory::create(ranges));
-  auto machine = std::make_unique<KvmMachine>(std::move(vm), std::move(memory), loop, std::move(on_exit));
+  auto memory = std::make_shared<base::GuestMemory>(TRY(base::GuestMemory::create(ranges)));
+  // Clearing and filling pages is most of the start, and KVM has no part in it: it gets a thread of its own
+  // while this one makes the machine. Every return from here waits for it.
+  auto loading = std::async(std::launch::async, load_images, memory, std::cref(config.boot));
+  const Kvm kvm = TRY(Kvm::open());
+  auto machine =
+      std::make_unique<KvmMachine>(TRY(kvm.create_vm()), std::move(memory), loop, std::move(on_exit));
   TRY(machine->set_up_vm());
   TRY(machine->create_vcpu_fds(kvm, config.machine.vcpu_count));
-  base::timeline::mark("kvm");
-  const auto kernel = TRY(machine->load(config));
   TRY(machine->add_devices(config));
-  TRY(machine->write_tables(config, kernel));
+  base::timeline::mark("kvm");
+  const BootImages images = TRY(loading.get());
+  TRY(machine->write_tables(config, images));
   base::timeline::mark("kernel_loaded");
-  TRY(machine->create_vcpus(kvm, kernel));
+  TRY(machine->create_vcpus(kvm, images.kernel));
   return machine;
 }
 

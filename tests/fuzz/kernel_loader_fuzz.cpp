@@ -64,7 +64,7 @@ void check(base::GuestMemory& memory, const LoadedKernel& kernel, int fd) {
     loaded = *initrd;
   }
   const auto line = CommandLine::create(kDefaultBootArgs);
-  const auto tables = write_boot_tables(memory, kernel, loaded, *line, 1);
+  const auto tables = write_boot_tables(memory, kernel, loaded, *line, {});
   require(tables || kernel.setup_header);  // only a setup header may refuse the command line
 }
 

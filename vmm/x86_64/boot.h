@@ -10,14 +10,15 @@
 #include "base/result.h"
 #include "vmm/x86_64/command_line.h"
 #include "vmm/x86_64/kernel_loader.h"
+#include "vmm/x86_64/mp_table.h"
 
 namespace mayfly::vmm::x86_64 {
 
 // Writes the command line, boot_params or hvm_start_info, GDT, page tables and MP table. Call it after
-// load_kernel and load_initrd; vcpu_count is 1–32.
+// load_kernel and load_initrd.
 base::Status write_boot_tables(base::GuestMemory& memory, const LoadedKernel& kernel,
                                const std::optional<Initrd>& initrd, const CommandLine& command_line,
-                               std::uint32_t vcpu_count);
+                               const Platform& platform);
 
 // Registers of vCPU 0. Changes those the boot protocol names in what KVM_GET_REGS and KVM_GET_SREGS gave.
 // Other vCPUs are left as KVM made them, waiting for their start-up interrupt.

@@ -162,11 +162,11 @@ Status write_start_info(GuestMemory& memory, const std::optional<Initrd>& initrd
 
 base::Status write_boot_tables(base::GuestMemory& memory, const LoadedKernel& kernel,
                                const std::optional<Initrd>& initrd, const CommandLine& command_line,
-                               std::uint32_t vcpu_count) {
+                               const Platform& platform) {
   const std::string& text = command_line.text();
   TRY(memory.write_bytes(kCommandLine, std::as_bytes(std::span(text.c_str(), text.size() + 1))));
   TRY(memory.write(kGdt, boot_descriptors(kernel.protocol)));
-  TRY(write_mp_table(memory, vcpu_count));
+  TRY(write_mp_table(memory, platform));
   switch (kernel.protocol) {
     case BootProtocol::kLinux64:
       TRY(write_page_tables(memory, kernel.end));

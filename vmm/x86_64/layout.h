@@ -51,6 +51,7 @@ inline constexpr GuestAddress kKvmIdentityMap{0xfffbc000};  // one page
 inline constexpr GuestAddress kKvmTss{0xfffbd000};          // three pages
 
 // Global system interrupts: IOAPIC pins, edge-triggered as on an ISA bus.
+inline constexpr std::uint32_t kTimerGsi = 0;
 inline constexpr std::uint32_t kKeyboardGsi = 1;
 inline constexpr std::uint32_t kSerialGsi = 4;
 inline constexpr std::uint32_t kFirstVirtioGsi = 5;

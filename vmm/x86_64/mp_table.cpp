@@ -92,7 +92,15 @@ constexpr std::uint8_t kTypeNmi = 1;
 constexpr std::uint8_t kTypeExtInt = 3;
 constexpr std::uint8_t kAllLocalApics = 0xff;
 
-constexpr std::uint8_t kIoapicPins = 24;
+// The timer, the devices that are always there, and one for each virtio device.
+constexpr std::array kFixedInterrupts = {kTimerGsi, kKeyboardGsi, kSerialGsi};
+
+std::vector<std::uint8_t> interrupts(std::uint32_t virtio_devices) {
+  std::vector<std::uint8_t> pins(kFixedInterrupts.begin(), kFixedInterrupts.end());
+  for (std::uint32_t i = 0; i < virtio_devices; ++i)
+    pins.push_back(static_cast<std::uint8_t>(virtio_mmio_gsi(i)));
+  return pins;
+}
 
 // Makes all bytes sum to zero (mod 256).
 std::uint8_t checksum(std::span<const std::byte> bytes) {
@@ -128,8 +136,9 @@ class Table {
 };
 
 // Entries stand in the order of their types (section 4.3).
-std::vector<std::byte> make_table(std::uint8_t vcpu_count) {
+std::vector<std::byte> make_table(const Platform& platform) {
   Table table;
+  const auto vcpu_count = static_cast<std::uint8_t>(platform.vcpu_count);
   for (std::uint8_t i = 0; i < vcpu_count; ++i) {
     const auto flags = static_cast<std::uint8_t>(kCpuEnabled | (i == 0 ? kCpuBootstrap : 0));
     table.add(Processor{.local_apic_id = i, .cpu_flags = flags});
@@ -138,7 +147,7 @@ std::vector<std::byte> make_table(std::uint8_t vcpu_count) {
   const std::uint8_t ioapic_id = vcpu_count;
   table.add(IoApic{.io_apic_id = ioapic_id, .address = static_cast<std::uint32_t>(kIoapic.value())});
   // KVM's own routing: interrupt n is pin n, the timer's 0 included.
-  for (std::uint8_t pin = 0; pin < kIoapicPins; ++pin) {
+  for (const std::uint8_t pin : interrupts(platform.virtio_devices)) {
     table.add(InterruptAssignment{.entry_type = kIoInterrupt,
                                   .interrupt_type = kTypeInt,
                                   .source_bus_irq = pin,
@@ -157,14 +166,18 @@ std::vector<std::byte> make_table(std::uint8_t vcpu_count) {
 
 }  // namespace
 
-base::Status write_mp_table(base::GuestMemory& memory, std::uint32_t vcpu_count) {
-  if (vcpu_count < 1 || vcpu_count > kMostMpTableCpus) {
-    return base::fail("{} vCPUs: 1 to {} are possible", vcpu_count, kMostMpTableCpus);
+base::Status write_mp_table(base::GuestMemory& memory, const Platform& platform) {
+  if (platform.vcpu_count < 1 || platform.vcpu_count > kMostMpTableCpus) {
+    return base::fail("{} vCPUs: 1 to {} are possible", platform.vcpu_count, kMostMpTableCpus);
+  }
+  if (platform.virtio_devices > kMostVirtioDevices) {
+    return base::fail("{} virtio devices: 0 to {} are possible", platform.virtio_devices, kMostVirtioDevices);
   }
   static_assert(sizeof(FloatingPointer) + sizeof(TableHeader) + kMostMpTableCpus * sizeof(Processor) +
-                    sizeof(Bus) + sizeof(IoApic) + (kIoapicPins + 2) * sizeof(InterruptAssignment) <=
+                    sizeof(Bus) + sizeof(IoApic) +
+                    (kFixedInterrupts.size() + kMostVirtioDevices + 2) * sizeof(InterruptAssignment) <=
                 kMpTableSize);
-  const std::vector<std::byte> table = make_table(static_cast<std::uint8_t>(vcpu_count));
+  const std::vector<std::byte> table = make_table(platform);
   const GuestAddress table_address = kMpTable.unchecked_add(sizeof(FloatingPointer));
   FloatingPointer pointer;
   pointer.physical_address_pointer = static_cast<std::uint32_t>(table_address.value());

@@ -11,8 +11,14 @@ namespace mayfly::vmm::x86_64 {
 
 inline constexpr std::uint32_t kMostMpTableCpus = 32;
 
-// Writes the floating pointer and the table at kMpTable, and points the BIOS data area at it. APIC ids are
-// 0 … vcpu_count - 1 (1–kMostMpTableCpus), the IOAPIC's id is the next one.
-base::Status write_mp_table(base::GuestMemory& memory, std::uint32_t vcpu_count);
+struct Platform {
+  std::uint32_t vcpu_count =
+      1;  // 1–kMostMpTableCpus; APIC ids are 0 … vcpu_count - 1, the IOAPIC's is the next
+  std::uint32_t virtio_devices = 0;  // 0–kMostVirtioDevices
+};
+
+// Writes the floating pointer and the table at kMpTable, and points the BIOS data area at it. Only interrupts
+// that a device raises are in it: a kernel sets each up with a dozen accesses to the IOAPIC, an exit each.
+base::Status write_mp_table(base::GuestMemory& memory, const Platform& platform);
 
 }  // namespace mayfly::vmm::x86_64

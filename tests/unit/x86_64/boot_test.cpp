@@ -63,7 +63,7 @@ std::optional<std::uint64_t> translate(const GuestMemory& memory, std::uint64_t 
 TEST_CASE("boot_params has what a vmlinux needs") {
   GuestMemory memory = make_memory(4 * kGib);
   const Initrd initrd{GuestAddress(0x7000000), 0x1234};
-  REQUIRE(write_boot_tables(memory, vmlinux(), initrd, command_line("quiet"), 2).has_value());
+  REQUIRE(write_boot_tables(memory, vmlinux(), initrd, command_line("quiet"), {.vcpu_count = 2}).has_value());
   const boot_params params = params_of(memory);
   CHECK(params.hdr.type_of_loader == 0xff);
   CHECK(params.hdr.boot_flag == 0xaa55);
@@ -87,7 +87,7 @@ TEST_CASE("boot_params has what a vmlinux needs") {
 
 TEST_CASE("without an initrd there is none in boot_params") {
   GuestMemory memory = make_memory(64 * kMib);
-  REQUIRE(write_boot_tables(memory, vmlinux(), {}, command_line(""), 1).has_value());
+  REQUIRE(write_boot_tables(memory, vmlinux(), {}, command_line(""), {.vcpu_count = 1}).has_value());
   CHECK(params_of(memory).hdr.ramdisk_image == 0);
   CHECK(params_of(memory).hdr.ramdisk_size == 0);
 }
@@ -97,13 +97,13 @@ TEST_CASE("a bzImage finds its own setup header again") {
   LoadedKernel kernel = vmlinux();
   kernel.setup_header = test::BzImage().header;
   kernel.setup_header->cmdline_size = 5;
-  REQUIRE(write_boot_tables(memory, kernel, {}, command_line("quiet"), 1).has_value());
+  REQUIRE(write_boot_tables(memory, kernel, {}, command_line("quiet"), {.vcpu_count = 1}).has_value());
   const boot_params params = params_of(memory);
   CHECK(params.hdr.init_size == 0x800000);
   CHECK(params.hdr.type_of_loader == 0xff);
   CHECK(params.hdr.cmd_line_ptr == kCommandLine.value());
 
-  const auto status = write_boot_tables(memory, kernel, {}, command_line("quieter"), 1);
+  const auto status = write_boot_tables(memory, kernel, {}, command_line("quieter"), {.vcpu_count = 1});
   REQUIRE_FALSE(status.has_value());
   CHECK_THAT(status.error().message, Catch::Contains("7 characters") && Catch::Contains("at most 5"));
 }
@@ -112,7 +112,7 @@ TEST_CASE("page tables map every address to itself, up to the kernel's end") {
   for (const std::uint64_t end : {0x1800000UL, kGib, kGib + 1, 2 * kGib, 3 * kGib}) {
     INFO("kernel end " << end);
     GuestMemory memory = make_memory(3 * kGib);
-    REQUIRE(write_boot_tables(memory, vmlinux(end), {}, command_line(""), 1).has_value());
+    REQUIRE(write_boot_tables(memory, vmlinux(end), {}, command_line(""), {.vcpu_count = 1}).has_value());
     for (const std::uint64_t address :
          {std::uint64_t{0}, kZeroPage.value(), kCommandLine.value(), std::uint64_t{0x1000010}, end - 1}) {
       CHECK(translate(memory, kPageTables.value(), address) == address);
@@ -173,7 +173,7 @@ TEST_CASE("the segment registers are what the descriptors in memory say") {
     kvm_regs regs{};
     kvm_sregs sregs{};
     set_boot_registers(kernel, regs, sregs);
-    REQUIRE(write_boot_tables(memory, kernel, {}, command_line(""), 1).has_value());
+    REQUIRE(write_boot_tables(memory, kernel, {}, command_line(""), {.vcpu_count = 1}).has_value());
     CHECK(sregs.gdt.base == kGdt.value());
     CHECK(sregs.gdt.limit == 47);
     const std::uint64_t code = u64(memory, sregs.gdt.base + sregs.cs.selector);
@@ -186,7 +186,8 @@ TEST_CASE("the segment registers are what the descriptors in memory say") {
 TEST_CASE("hvm_start_info has what a PVH kernel needs") {
   GuestMemory memory = make_memory(4 * kGib);
   const Initrd initrd{GuestAddress(0x7000000), 0x1234};
-  REQUIRE(write_boot_tables(memory, pvh_kernel(), initrd, command_line("quiet"), 1).has_value());
+  REQUIRE(
+      write_boot_tables(memory, pvh_kernel(), initrd, command_line("quiet"), {.vcpu_count = 1}).has_value());
   const std::uint64_t info = kZeroPage.value();
   CHECK(u32(memory, info) == 0x336ec578);
   CHECK(u32(memory, info + 4) == 1);
@@ -204,16 +205,16 @@ TEST_CASE("hvm_start_info has what a PVH kernel needs") {
     CHECK(u64(memory, entries + i * 24 + 8) == map.at(i).size);
     CHECK(u32(memory, entries + i * 24 + 16) == static_cast<std::uint32_t>(map.at(i).type));
   }
-  REQUIRE(write_boot_tables(memory, pvh_kernel(), {}, command_line(""), 1).has_value());
+  REQUIRE(write_boot_tables(memory, pvh_kernel(), {}, command_line(""), {.vcpu_count = 1}).has_value());
   CHECK(u32(memory, info + 12) == 0);
 }
 
 TEST_CASE("boot tables need a possible number of vCPUs and low memory") {
   GuestMemory memory = make_memory(64 * kMib);
-  CHECK_FALSE(write_boot_tables(memory, vmlinux(), {}, command_line(""), 0).has_value());
-  CHECK_FALSE(write_boot_tables(memory, vmlinux(), {}, command_line(""), 33).has_value());
+  CHECK_FALSE(write_boot_tables(memory, vmlinux(), {}, command_line(""), {.vcpu_count = 0}).has_value());
+  CHECK_FALSE(write_boot_tables(memory, vmlinux(), {}, command_line(""), {.vcpu_count = 33}).has_value());
   auto tiny = GuestMemory::create(std::vector{GuestMemory::Range{GuestAddress(0), kPageSize}});
-  CHECK_FALSE(write_boot_tables(*tiny, vmlinux(), {}, command_line(""), 1).has_value());
+  CHECK_FALSE(write_boot_tables(*tiny, vmlinux(), {}, command_line(""), {.vcpu_count = 1}).has_value());
 }
 
 }  // namespace mayfly::vmm::x86_64

@@ -43,7 +43,8 @@ TEST_CASE("the MP table describes 1 to 32 processors and their interrupts") {
   for (std::uint32_t count = 1; count <= kMostMpTableCpus; ++count) {
     INFO(count << " vCPUs");
     GuestMemory memory = test::make_memory(kMib);
-    REQUIRE(write_mp_table(memory, count).has_value());
+    const std::uint32_t devices = count % (kMostVirtioDevices + 1);
+    REQUIRE(write_mp_table(memory, {.vcpu_count = count, .virtio_devices = devices}).has_value());
     const Reader reader(memory);
 
     const std::uint64_t pointer = std::uint64_t{reader.u16(0x40e)} << 4U;
@@ -120,8 +121,9 @@ TEST_CASE("the MP table describes 1 to 32 processors and their interrupts") {
     CHECK(boot_processors == 1);
     CHECK(isa_buses == 1);
     CHECK(ioapic_id == count);
-    CHECK(pins.size() == 24);
-    CHECK(*pins.rbegin() == 23);
+    std::set<unsigned> wanted = {kTimerGsi, kKeyboardGsi, kSerialGsi};
+    for (std::uint32_t i = 0; i < devices; ++i) wanted.insert(virtio_mmio_gsi(i));
+    CHECK(pins == wanted);
     CHECK(local == 2);
   }
 }
@@ -129,10 +131,18 @@ TEST_CASE("the MP table describes 1 to 32 processors and their interrupts") {
 TEST_CASE("other numbers of processors are refused") {
   GuestMemory memory = test::make_memory(kMib);
   for (const std::uint32_t count : {0U, 33U, 256U, 0xffffffffU}) {
-    const auto status = write_mp_table(memory, count);
+    const auto status = write_mp_table(memory, {.vcpu_count = count});
     REQUIRE_FALSE(status.has_value());
     CHECK_THAT(status.error().message, Catch::Contains("1 to 32"));
   }
+}
+
+TEST_CASE("more devices than interrupts are refused") {
+  GuestMemory memory = test::make_memory(kMib);
+  REQUIRE(write_mp_table(memory, {.virtio_devices = kMostVirtioDevices}).has_value());
+  const auto status = write_mp_table(memory, {.virtio_devices = kMostVirtioDevices + 1});
+  REQUIRE_FALSE(status.has_value());
+  CHECK_THAT(status.error().message, Catch::Contains("0 to 19"));
 }
 
 }  // namespace mayfly::vmm::x86_64
