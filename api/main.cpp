@@ -1,5 +1,6 @@
 // mayfly-vmm: one process, one virtual machine.
 #include <fcntl.h>
+#include <malloc.h>
 #include <sys/prctl.h>
 
 #include <CLI/CLI.hpp>
@@ -139,6 +140,8 @@ Result<Outcome> run(const Options& options) {
     loop->stop();
   }));
   ::signal(SIGPIPE, SIG_IGN);
+  // In the background of a terminal, what is typed is not for the guest, and must not stop it.
+  ::signal(SIGTTIN, SIG_IGN);
 
   const auto machine = TRY(vmm::Machine::create(configuration.vm, *loop, [&](const vmm::Exit& exit) {
     outcome.status = static_cast<int>(exit.reason);
@@ -157,6 +160,7 @@ Result<Outcome> run(const Options& options) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  ::mallopt(M_ARENA_MAX, 1);  // a heap for each thread would be more memory, and more to set up
   Options options;
   if (const auto status = parse_command_line(argc, argv, options)) return *status;
   const Result<Outcome> outcome = run(options);

@@ -100,7 +100,8 @@ void EventLoop::release(std::mutex* mutex) {
   for (const auto& [id, handler] : handlers_) {
     if (handler->mutex != mutex) continue;
     // It was watched before; to watch it again can fail for want of memory only.
-    if (const Status watched = control(epoll_.get(), EPOLL_CTL_ADD, handler->fd, handler->events, id); !watched) {
+    if (const Status watched = control(epoll_.get(), EPOLL_CTL_ADD, handler->fd, handler->events, id);
+        !watched) {
       log::error("a device's event source is lost: {}", watched.error().message);
     }
   }
@@ -152,7 +153,7 @@ void EventLoop::dispatch(std::uint64_t id, std::uint32_t events) {
   {
     const std::lock_guard lock(mutex_);
     const auto it = handlers_.find(id);
-    if (it == handlers_.end()) return;  // removed by an earlier callback of this batch
+    if (it == handlers_.end()) return;              // removed by an earlier callback of this batch
     if (held_.contains(it->second->mutex)) return;  // held by one
     handler = it->second;
   }

@@ -18,7 +18,9 @@ std::uint64_t now_ns() {
   return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000U + static_cast<std::uint64_t>(now.tv_nsec);
 }
 
-void send_to(int fd) { target = fd; }
+void send_to(int fd) {
+  target = fd;
+}
 
 void mark(std::string_view phase) {
   const int fd = target;

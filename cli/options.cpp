@@ -23,7 +23,7 @@ Ctrl-C, SIGTERM, SIGQUIT, SIGHUP, SIGUSR1 and SIGUSR2 reach the command. Three o
 seconds end the machine at once.
 
 Kernel and root file system are taken from $MAYFLY_ARTIFACTS, or else from artifacts/ of the tree that mayfly
-was built in, PREFIX/share/mayfly or /usr/share/mayfly; with --cpus 1 the kernel is vmlinux-up, if there is one.
+was built in, PREFIX/share/mayfly or /usr/share/mayfly; with several CPUs the kernel is vmlinux-smp.
 
 Exit status: the command's own; 128 + n when signal n killed it; 124 after --timeout; 125 when Mayfly itself
 failed; 126 when the command cannot be run; 127 when it is not found.

@@ -21,15 +21,15 @@ bool exists(const std::string& path) {
 
 // The first of `names` in the first of `folders` that has one.
 Result<std::string> find_artifact(const std::vector<std::string>& folders,
-                                  const std::vector<std::string>& names, const char* what,
-                                  const char* option) {
+                                  const std::vector<std::string>& names, const char* what, const char* option,
+                                  const char* remedy = kQuickstart) {
   for (const std::string& folder : folders) {
     for (const std::string& name : names) {
       std::string path = folder + "/" + name;
       if (exists(path)) return path;
     }
   }
-  return fail("no {} at {}/{}: {}, or give one with {}", what, folders.front(), names.back(), kQuickstart,
+  return fail("no {} at {}/{}: {}, or give one with {}", what, folders.front(), names.front(), remedy,
               option);
 }
 
@@ -62,10 +62,10 @@ Result<RunFiles> find_files(const RunOptions& options, const std::string& execut
   const std::vector<std::string> folders = artifact_folders(executable_folder);
   RunFiles files{.vmm = TRY(find_vmm(executable_folder)), .kernel = options.kernel, .rootfs = options.rootfs};
   if (files.kernel.empty()) {
-    const std::vector<std::string> names = options.cpus == 1
-                                               ? std::vector<std::string>{"vmlinux-up", "vmlinux"}
-                                               : std::vector<std::string>{"vmlinux"};
-    files.kernel = TRY(find_artifact(folders, names, "guest kernel", "--kernel"));
+    files.kernel = options.cpus == 1
+                       ? TRY(find_artifact(folders, {"vmlinux", "vmlinux-smp"}, "guest kernel", "--kernel"))
+                       : TRY(find_artifact(folders, {"vmlinux-smp"}, "guest kernel for several CPUs",
+                                           "--kernel", "kernels/build.sh builds it, in some minutes"));
   }
   if (files.rootfs.empty()) {
     files.rootfs = TRY(find_artifact(folders, {"rootfs.ext4"}, "root file system", "--rootfs"));
@@ -76,13 +76,13 @@ Result<RunFiles> find_files(const RunOptions& options, const std::string& execut
 RunFiles locate_files(const std::string& executable_folder) {
   const std::vector<std::string> folders = artifact_folders(executable_folder);
   return {.vmm = find_vmm(executable_folder).value_or(""),
-          .kernel = find_artifact(folders, {"vmlinux-up", "vmlinux"}, "", "").value_or(""),
+          .kernel = find_artifact(folders, {"vmlinux", "vmlinux-smp"}, "", "").value_or(""),
           .rootfs = find_artifact(folders, {"rootfs.ext4"}, "", "").value_or("")};
 }
 
 std::string boot_arguments(const RunOptions& options) {
-  // kernels/README.md has the reason for each word. Messages cost an exit for every few bytes: without a reader
-  // only a panic is worth them. The warm-reset flag is how mayfly-vmm tells a panic from a clean end.
+  // kernels/README.md has the reason for each word. Messages cost an exit for every few bytes: without a
+  // reader only a panic is worth them. The warm-reset flag is how mayfly-vmm tells a panic from a clean end.
   std::string line = options.console ? "console=ttyS0 loglevel=7" : "console=ttyS0 loglevel=1";
   line += " reboot=k,panic_warm panic=-1 tsc=reliable swiotlb=noforce";
   if (options.cpus > 1) line += " rcupdate.rcu_expedited=1 percpu_alloc=page";

@@ -8,7 +8,7 @@ usage() {
   cat <<'END'
 usage: perf/boot_count.sh [OPTION…] [KERNEL…]
 
-Boots each KERNEL (default: artifacts/vmlinux-up and artifacts/vmlinux) to an init that tells the time, and prints the
+Boots each KERNEL (default: artifacts/vmlinux and artifacts/vmlinux-smp) to an init that tells the time, and prints the
 guest's time until then: since reset, and since the kernel's clock started.
   -n, --boots N  boots of each kernel (default 3)
   --json FILE    also write the figures here
@@ -44,7 +44,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 [[ $boots =~ ^[1-9][0-9]*$ && $memory =~ ^[1-9][0-9]*$ ]] || { usage >&2; exit 2; }
-[ ${#kernels[@]} -gt 0 ] || kernels=(artifacts/vmlinux-up artifacts/vmlinux)
+[ ${#kernels[@]} -gt 0 ] || kernels=(artifacts/vmlinux artifacts/vmlinux-smp)
 for kernel in "${kernels[@]}"; do
   [ -r "$kernel" ] || die "no kernel at $kernel; kernels/build.sh builds them"
   [ "$show" != profile ] || [ -r "$kernel.map" ] || die "--profile needs $kernel.map"

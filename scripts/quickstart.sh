@@ -13,7 +13,8 @@ case ${1:-} in
     ;;
 esac
 
-scripts/build.sh || exit 1
+# The kernel for one CPU; the other takes as long again, and is for later.
+scripts/build.sh vmlinux || exit 1
 
 mayfly=build/release/bin/mayfly
 run=()
@@ -45,4 +46,5 @@ Try next:
   echo hello | ${prefix}$mayfly run -- sha256sum         pipes work as they do everywhere
   $mayfly doctor                                what this machine can do
   $mayfly run --help
+  kernels/build.sh                              a second kernel, for --cpus 2 and more
 END

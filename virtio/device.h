@@ -69,8 +69,8 @@ class VirtioDevice {
 
   [[nodiscard]] std::mutex& mutex() { return mutex_; }
 
-  // The transport that the device is behind, or null: whom to tell of a configuration change at any time, also
-  // before activate() (the config generation moves, the driver is not interrupted).
+  // The transport that the device is behind, or null: whom to tell of a configuration change at any time,
+  // also before activate() (the config generation moves, the driver is not interrupted).
   void attach(Interrupt* transport) { transport_ = transport; }
 
  protected:

@@ -39,15 +39,17 @@ def as_root():
 
 
 def apt_get(*words):
-    """Runs apt-get as root; its output goes to our standard error. Raises with the line to type."""
+    """Runs apt-get as root, and shows what it said only when it failed. Raises with the line to type."""
     command = ["apt-get"] + list(words)
     prefix = as_root()
     if not shutil.which("apt-get"):
         raise LabError("the lab is made for Debian 12: needs " + " ".join(words))
     if prefix is None:
         raise LabError("run first: sudo " + " ".join(command))
-    if subprocess.run(prefix + command, stdin=subprocess.DEVNULL, stdout=2).returncode != 0:
-        raise LabError("failed: " + " ".join(command))
+    done = subprocess.run(prefix + ["env", "DEBIAN_FRONTEND=noninteractive"] + command, stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode != 0:
+        raise LabError("failed: " + " ".join(command) + "\n" + done.stdout.rstrip())
 
 
 def require_tools():

@@ -20,7 +20,9 @@ std::unique_ptr<EventLoop> make_loop() {
   return std::move(*loop);
 }
 
-UniqueFd ready_eventfd() { return UniqueFd(::eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK)); }
+UniqueFd ready_eventfd() {
+  return UniqueFd(::eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK));
+}
 
 }  // namespace
 
@@ -73,7 +75,9 @@ TEST_CASE("who holds a handler's mutex and removes it is not called back after")
     const UniqueFd fd = ready_eventfd();  // level-triggered: fires again and again
     bool removed = false;                 // guarded by mutex
     std::atomic<int> late = 0;
-    REQUIRE(loop->add(fd.get(), EPOLLIN, [&](std::uint32_t) { late += removed ? 1 : 0; }, &mutex).has_value());
+    REQUIRE(loop->add(
+                    fd.get(), EPOLLIN, [&](std::uint32_t) { late += removed ? 1 : 0; }, &mutex)
+                .has_value());
     std::this_thread::yield();
     {
       const std::lock_guard lock(mutex);
@@ -111,10 +115,12 @@ TEST_CASE("a signal is delivered on the loop's thread") {
   auto loop = make_loop();
   int seen = 0;
   const std::array signals = {SIGUSR1, SIGUSR2};
-  REQUIRE(loop->add_signals(signals, [&](int signal) {
-                seen = signal;
-                loop->stop();
-              }).has_value());
+  REQUIRE(loop->add_signals(signals,
+                            [&](int signal) {
+                              seen = signal;
+                              loop->stop();
+                            })
+              .has_value());
   ::kill(::getpid(), SIGUSR2);
   REQUIRE(loop->run().has_value());
   CHECK(seen == SIGUSR2);

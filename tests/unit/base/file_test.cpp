@@ -35,7 +35,7 @@ TEST_CASE("an atomically written file has its content and mode, and leaves nothi
   REQUIRE(write_file_atomically(path, "one", 0640).has_value());
   REQUIRE(write_file_atomically(path, "two", 0600).has_value());
   CHECK(*read_file(path) == "two");
-  struct stat what{};
+  struct stat what {};
   REQUIRE(::stat(path.c_str(), &what) == 0);
   CHECK((what.st_mode & 0777U) == 0600);
   CHECK(entries(folder.path) == 1);
@@ -69,7 +69,8 @@ TEST_CASE("a file that is too large or ends early is an error") {
 TEST_CASE("log lines below the level are left out, the others carry id and level") {
   const Folder folder;
   const std::string path = folder.path + "/log";
-  REQUIRE(log::configure({.path = path, .level = log::Level::kInfo, .show_level = true, .instance_id = "vm-1"}));
+  REQUIRE(
+      log::configure({.path = path, .level = log::Level::kInfo, .show_level = true, .instance_id = "vm-1"}));
   log::debug("hidden {}", 1);
   log::info("shown {}", 2);
   const std::string content = *read_file(path);
@@ -83,7 +84,8 @@ TEST_CASE("a log FIFO that nobody reads is filled, then lines are counted as los
   const Folder folder;
   const std::string path = folder.path + "/fifo";
   REQUIRE(::mkfifo(path.c_str(), 0600) == 0);
-  REQUIRE(log::configure({.path = path, .level = log::Level::kInfo, .show_level = false, .instance_id = "x"}));
+  REQUIRE(
+      log::configure({.path = path, .level = log::Level::kInfo, .show_level = false, .instance_id = "x"}));
   const std::uint64_t before = log::lost_lines();
   for (int i = 0; i < 100; ++i) log::info("{}", std::string(3000, 'x'));
   CHECK(log::lost_lines() > before);

@@ -21,7 +21,9 @@ GuestMemory two_regions() {
   return std::move(*memory);
 }
 
-bool creates(std::vector<GuestMemory::Range> ranges) { return GuestMemory::create(ranges).has_value(); }
+bool creates(std::vector<GuestMemory::Range> ranges) {
+  return GuestMemory::create(ranges).has_value();
+}
 
 }  // namespace
 
@@ -59,7 +61,8 @@ TEST_CASE("slice gives exactly what lies inside one region") {
 }
 
 TEST_CASE("a range over two adjacent regions is not inside one") {
-  const std::array ranges = {GuestMemory::Range{GuestAddress(0), 4096}, GuestMemory::Range{GuestAddress(4096), 4096}};
+  const std::array ranges = {GuestMemory::Range{GuestAddress(0), 4096},
+                             GuestMemory::Range{GuestAddress(4096), 4096}};
   const auto memory = GuestMemory::create(ranges);
   REQUIRE(memory.has_value());
   CHECK_FALSE(memory->contains(GuestAddress(4095), 2));

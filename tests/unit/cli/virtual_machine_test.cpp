@@ -84,16 +84,16 @@ TEST_CASE("a path that JSON cannot hold is refused") {
 TEST_CASE("artifacts are found from the build tree, and by --cpus") {
   const Folder tree;
   tree.file("build/dev/bin/mayfly-vmm");
-  tree.file("artifacts/vmlinux");
+  tree.file("artifacts/vmlinux-smp");
   tree.file("artifacts/rootfs.ext4");
   const std::string bin = tree.path + "/build/dev/bin";
   RunOptions options;
+  CHECK(find_files(options, bin)->kernel == tree.path + "/artifacts/vmlinux-smp");
+  tree.file("artifacts/vmlinux");
   CHECK(find_files(options, bin)->kernel == tree.path + "/artifacts/vmlinux");
-  tree.file("artifacts/vmlinux-up");
-  CHECK(find_files(options, bin)->kernel == tree.path + "/artifacts/vmlinux-up");
   options.cpus = 2;
   const auto files = find_files(options, bin);
-  CHECK(files->kernel == tree.path + "/artifacts/vmlinux");
+  CHECK(files->kernel == tree.path + "/artifacts/vmlinux-smp");
   CHECK(files->vmm == bin + "/mayfly-vmm");
   CHECK(files->rootfs == tree.path + "/artifacts/rootfs.ext4");
 }
@@ -110,6 +110,12 @@ TEST_CASE("artifacts are found beside an installation, and where the environment
   REQUIRE(!missing);
   CHECK_THAT(missing.error().message, Contains(tree.path + "/elsewhere/vmlinux"));
   CHECK_THAT(missing.error().message, Contains("scripts/quickstart.sh"));
+  RunOptions several;
+  several.cpus = 2;
+  const auto no_smp = find_files(several, bin);
+  REQUIRE(!no_smp);
+  CHECK_THAT(no_smp.error().message, Contains(tree.path + "/elsewhere/vmlinux-smp"));
+  CHECK_THAT(no_smp.error().message, Contains("kernels/build.sh"));
   ::unsetenv("MAYFLY_ARTIFACTS");
 }
 
