@@ -16,6 +16,8 @@
 #include <cstring>
 #include <filesystem>
 
+#include "cli/terminal.h"
+
 namespace mayfly::cli {
 
 using base::fail;
@@ -52,14 +54,17 @@ void remove_folder(const std::string& path) {
 }
 
 constexpr int kLinkInKeeper = 3;
+constexpr int kTerminalInKeeper = 4;
 
 // The keeper's life. Nothing of mayfly's must stay open in it: a pipeline would wait for it.
-[[noreturn]] void keep(int link, const std::string& folder) {
+[[noreturn]] void keep(int link, const std::string& folder, int terminal) {
+  const SavedModes modes(terminal);
   ::setsid();
   ::prctl(PR_SET_NAME, "mayfly-keeper");
   [[maybe_unused]] const int moved = ::chdir("/");
   ::dup2(link, kLinkInKeeper);
-  ::syscall(SYS_close_range, kLinkInKeeper + 1, ~0U, 0);
+  const bool has_terminal = terminal >= 0 && ::dup2(terminal, kTerminalInKeeper) >= 0;
+  ::syscall(SYS_close_range, (has_terminal ? kTerminalInKeeper : kLinkInKeeper) + 1, ~0U, 0);
   const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
   for (int fd = 0; fd < kLinkInKeeper; ++fd) {
     if (null < 0 || ::dup2(null, fd) < 0) ::close(fd);
@@ -83,6 +88,7 @@ constexpr int kLinkInKeeper = 3;
       std::memcpy(&vmm, CMSG_DATA(header), sizeof(vmm));
   }
   if (vmm >= 0) ::syscall(SYS_pidfd_send_signal, vmm, SIGKILL, nullptr, 0);
+  if (has_terminal) modes.put_back(kTerminalInKeeper);
   remove_folder(folder);
   ::_exit(0);
 }
@@ -116,7 +122,7 @@ RuntimeFolder::~RuntimeFolder() {
   if (!path_.empty()) remove_folder(path_);
 }
 
-Result<Keeper> Keeper::start(const std::string& folder) {
+Result<Keeper> Keeper::start(const std::string& folder, int terminal) {
   std::array<int, 2> ends{};
   if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends.data()) < 0) {
     return fail_errno(errno, "create a socket pair");
@@ -127,7 +133,7 @@ Result<Keeper> Keeper::start(const std::string& folder) {
   if (pid < 0) return fail_errno(errno, "fork");
   if (pid == 0) {
     ours.reset();
-    keep(theirs.get(), folder);
+    keep(theirs.get(), folder, terminal);
   }
   return Keeper(std::move(ours), pid);
 }

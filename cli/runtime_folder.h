@@ -32,12 +32,13 @@ class RuntimeFolder {
 };
 
 // A small process of its own that waits for mayfly's end, however it comes: then it kills the VMM if that is
-// still there and removes the folder. It holds none of mayfly's descriptors open and is in a session of its
-// own.
+// still there, puts the terminal back if mayfly left it raw, and removes the folder. Of mayfly's descriptors
+// it holds only the terminal open, and it is in a session of its own.
 class Keeper {
  public:
   // Forks: call it while there is one thread.
-  static base::Result<Keeper> start(const std::string& folder);
+  // `terminal`: what RawTerminal will be entered on, or -1.
+  static base::Result<Keeper> start(const std::string& folder, int terminal);
   // Lets it do its work now, and waits for its end.
   ~Keeper();
   Keeper(Keeper&& other) noexcept : link_(std::move(other.link_)), pid_(std::exchange(other.pid_, -1)) {}

@@ -76,4 +76,18 @@ void RawTerminal::reenter() const {
   ::tcsetattr(fd_, TCSANOW, &raw);
 }
 
+SavedModes::SavedModes(int fd) {
+  termios modes{};
+  if (::tcgetattr(fd, &modes) == 0) modes_ = modes;
+}
+
+void SavedModes::put_back(int fd) const {
+  termios now{};
+  if (!modes_ || ::tcgetattr(fd, &now) < 0) return;
+  const termios raw = raw_modes(*modes_);
+  const bool ours = now.c_iflag == raw.c_iflag && now.c_oflag == raw.c_oflag && now.c_cflag == raw.c_cflag &&
+                    now.c_lflag == raw.c_lflag;
+  if (ours) ::tcsetattr(fd, TCSANOW, &*modes_);
+}
+
 }  // namespace mayfly::cli

@@ -1,7 +1,10 @@
 // Our own terminal, while a terminal in the guest is shown in it.
 #pragma once
 
+#include <termios.h>
+
 #include <cstdint>
+#include <optional>
 
 #include "base/result.h"
 
@@ -14,8 +17,8 @@ struct WindowSize {
 WindowSize window_size(int fd);
 
 // Puts a terminal into raw mode for as long as it lives: every key goes to the guest, Ctrl-C too. It is put
-// back by the destructor, and by a handler when a signal that means a defect (SIGSEGV, SIGABRT, …) ends us;
-// only SIGKILL leaves it raw. At most one at a time.
+// back by the destructor, by a handler when a signal that means a defect (SIGSEGV, SIGABRT, …) ends us, and
+// by the keeper after SIGKILL. At most one at a time.
 class RawTerminal {
  public:
   static base::Result<RawTerminal> enter(int fd);
@@ -30,6 +33,17 @@ class RawTerminal {
  private:
   explicit RawTerminal(int fd) : fd_(fd) {}
   int fd_;
+};
+
+// A terminal's modes, for who may have to put them back in mayfly's place.
+class SavedModes {
+ public:
+  explicit SavedModes(int fd);  // what is not a terminal has none
+  // Only a terminal that is as RawTerminal leaves it is changed: a shell may have taken it over already.
+  void put_back(int fd) const;
+
+ private:
+  std::optional<termios> modes_;
 };
 
 }  // namespace mayfly::cli

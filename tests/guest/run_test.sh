@@ -170,6 +170,10 @@ test_tty() {
   expect "exit status" 5 "$status" && mentions "the terminal" "$work/out" /dev/pts/ && mentions "its size" "$work/out" "31 97"
 }
 
+test_tty_resize_interrupt_and_restoration() {
+  tests/guest/terminal_test.py "$mayfly"
+}
+
 test_tty_without_terminal() {
   refused "terminal" --tty -- true
 }
@@ -197,6 +201,35 @@ END
   status=0
   timeout "$deadline" "$vmm" --no-api --config-file "$work/panic.json" >"$work/out" 2>"$work/err" </dev/null || status=$?
   expect "exit status of mayfly-vmm" 10 "$status" && mentions "the console" "$work/out" "Kernel panic"
+}
+
+# The serial port, with interrupts both ways: a shell on it is told what to do.
+test_serial_console() {
+  local status=0
+  cat >"$work/console.json" <<END
+{"boot-source": {"kernel_image_path": "$artifacts/vmlinux",
+                 "boot_args": "console=ttyS0 loglevel=1 reboot=k,panic_warm panic=-1 init=/bin/sh"},
+ "drives": [{"drive_id": "root", "is_root_device": true, "is_read_only": true, "path_on_host": "$artifacts/rootfs.ext4"}]}
+END
+  printf '%s\n' 'echo $((6 * 7)) is the answer' 'seq 1 500 | tail -n 1' 'grep ttyS0 /proc/interrupts || { mount -t proc proc /proc; grep ttyS0 /proc/interrupts; }' 'reboot -f' |
+    timeout "$deadline" "$vmm" --no-api --config-file "$work/console.json" >"$work/out" 2>"$work/err" || status=$?
+  expect "exit status" 0 "$status" && mentions "the console" "$work/out" "42 is the answer" && mentions "the console" "$work/out" 500 &&
+    mentions "the interrupts" "$work/out" IO-APIC
+}
+
+test_initrd() {
+  local status=0
+  rm -rf "$work/initrd" && mkdir -p "$work/initrd/dev" || return 1
+  cp "$(command -v busybox)" "$work/initrd/busybox" && mknod "$work/initrd/dev/console" c 5 1 || return 1
+  printf '#!/busybox sh\necho the initrd is here\n/busybox reboot -f\n' >"$work/initrd/init"
+  chmod +x "$work/initrd/init"
+  (cd "$work/initrd" && find . | busybox cpio -o -H newc >"$work/initrd.cpio" 2>/dev/null) || return 1
+  cat >"$work/initrd.json" <<END
+{"boot-source": {"kernel_image_path": "$artifacts/vmlinux", "initrd_path": "$work/initrd.cpio",
+                 "boot_args": "console=ttyS0 loglevel=1 reboot=k,panic_warm panic=-1"}}
+END
+  timeout "$deadline" "$vmm" --no-api --config-file "$work/initrd.json" >"$work/out" 2>"$work/err" </dev/null || status=$?
+  expect "exit status" 0 "$status" && mentions "the console" "$work/out" "the initrd is here"
 }
 
 test_bad_kernels() {
