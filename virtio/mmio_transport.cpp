@@ -394,7 +394,7 @@ base::Status MmioTransport::activate(std::span<const Queue::State> queue_states)
     auto queue = Queue::create(memory_, layout, state_.driver_features);
     if (!queue) return base::fail_because(std::move(queue).error(), "queue {}", i);
     if (i < queue_states.size()) queue->restore(queue_states[i]);
-    activation.queues.push_back(std::move(*queue));
+    activation.queues.push_back(*queue);
   }
   // Before the call: a device may find work and interrupt from within.
   active_ = true;

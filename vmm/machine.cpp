@@ -53,7 +53,7 @@ struct BootImages {
   std::optional<x86_64::Initrd> initrd;
 };
 
-Result<BootImages> load_images(std::shared_ptr<base::GuestMemory> owner, const BootSource& boot) {
+Result<BootImages> load_images(const std::shared_ptr<base::GuestMemory>& owner, const BootSource& boot) {
   base::GuestMemory& memory = *owner;
   const base::UniqueFd file = TRY(base::open_file(boot.kernel_image_path, O_RDONLY));
   BootImages images{.kernel = TRY(x86_64::load_kernel(memory, file.get(), boot.kernel_image_path)),
