@@ -213,4 +213,39 @@ struct NetBench {
   DriverQueue tx;
 };
 
+inline std::uint16_t buffers_of(const Bytes& received) {
+  virtio::net::Header header;
+  REQUIRE(received.size() >= sizeof(header));
+  std::ranges::copy(std::span(received).first(sizeof(header)),
+                    std::as_writable_bytes(std::span(&header, 1)).begin());
+  return header.num_buffers;
+}
+
+// What the driver finds for one frame: all chains that it is spread over, joined and cut to what was written.
+inline Bytes receive(NetBench& b) {
+  Bytes all;
+  unsigned chains = 1;
+  for (unsigned i = 0; i < chains; ++i) {
+    const auto used = b.rx.take_used();
+    REQUIRE(used);
+    Bytes part = b.rx.bytes_of(used->id);
+    REQUIRE(used->length <= part.size());
+    part.resize(used->length);
+    if (i == 0) chains = buffers_of(part);
+    all.insert(all.end(), part.begin(), part.end());
+  }
+  return all;
+}
+
+inline Bytes expected(const Bytes& frame, std::uint16_t chains, virtio::net::Header header = {}) {
+  header.num_buffers = chains;
+  return packet(frame, header);
+}
+
+inline std::string text(std::size_t size) {
+  std::string all(size, ' ');
+  for (std::size_t i = 0; i < size; ++i) all[i] = static_cast<char>('a' + i % 23 + i / 997 % 3);
+  return all;
+}
+
 }  // namespace mayfly::test
