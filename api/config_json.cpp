@@ -92,6 +92,59 @@ Result<std::vector<vmm::DriveConfig>> parse_drives(const json& array) {
   return drives;
 }
 
+Result<virtio::net::MacAddress> parse_guest_mac(Fields& fields, const virtio::net::Config& net) {
+  const auto text = TRY(fields.optional_text("guest_mac"));
+  if (!text) return virtio::net::default_mac(net.id, net.tap);
+  const auto mac = virtio::net::parse_mac(*text);
+  if (!mac) {
+    return fail("{}: \"{}\" is not a MAC address like 06:00:AC:10:00:02", fields.path_of("guest_mac"), *text);
+  }
+  if (!virtio::net::is_station(*mac)) {
+    return fail("{}: {} is a multicast address or zero, and no interface may have it",
+                fields.path_of("guest_mac"), *text);
+  }
+  return *mac;
+}
+
+Result<virtio::net::Config> parse_network_interface(const json& object, std::string where) {
+  Fields fields = TRY(Fields::of(object, std::move(where)));
+  virtio::net::Config net;
+  net.id = TRY(fields.text("iface_id"));
+  if (!is_device_id(net.id)) {
+    return fail("{}: \"{}\" is not made of letters, digits and _", fields.path_of("iface_id"), net.id);
+  }
+  net.tap = TRY(fields.text("host_dev_name"));
+  net.mac = TRY(parse_guest_mac(fields, net));
+  if (fields.find("mtu") != nullptr) {
+    constexpr std::uint64_t kMostMtu = 65535;
+    net.mtu = static_cast<std::uint16_t>(TRY(fields.number("mtu", virtio::net::kLeastMtu, kMostMtu)));
+  }
+  net.allow_spoofing = TRY(fields.flag_or("allow_spoofing", false));
+  TRY(fields.refuse("rx_rate_limiter", "not supported"));
+  TRY(fields.refuse("tx_rate_limiter", "not supported"));
+  TRY(fields.finish());
+  return net;
+}
+
+Result<std::vector<virtio::net::Config>> parse_network_interfaces(const json& array) {
+  if (!array.is_array()) return fail("network-interfaces: expected an array, got {}", show(array));
+  std::vector<virtio::net::Config> interfaces;
+  for (const json& element : array) {
+    const std::string where = fmt::format("network-interfaces[{}]", interfaces.size());
+    virtio::net::Config net = TRY(parse_network_interface(element, where));
+    for (const virtio::net::Config& earlier : interfaces) {
+      if (earlier.id == net.id)
+        return fail("{}.iface_id: \"{}\" is taken by another interface", where, net.id);
+      if (earlier.tap == net.tap) {
+        return fail("{}.host_dev_name: the tap \"{}\" is taken by the interface \"{}\"", where, net.tap,
+                    earlier.id);
+      }
+    }
+    interfaces.push_back(std::move(net));
+  }
+  return interfaces;
+}
+
 Result<virtio::vsock::Config> parse_vsock(const json& object) {
   Fields fields = TRY(Fields::of(object, "vsock"));
   // 0–2 are the hypervisor, loopback and the host; all ones is "any" (virtio 1.2, 5.10.4).
@@ -138,9 +191,12 @@ Result<Configuration> parse_configuration(std::string_view text) {
     configuration.vm.machine = TRY(parse_machine_config(*machine));
   }
   if (const json* drives = fields.find("drives")) configuration.vm.drives = TRY(parse_drives(*drives));
+  if (const json* interfaces = fields.find("network-interfaces")) {
+    configuration.vm.network_interfaces = TRY(parse_network_interfaces(*interfaces));
+  }
   if (const json* vsock = fields.find("vsock")) configuration.vm.vsock = TRY(parse_vsock(*vsock));
   if (const json* logger = fields.find("logger")) configuration.logger = TRY(parse_logger(*logger));
-  for (const std::string_view name : {"network-interfaces", "metrics", "mmds-config"}) {
+  for (const std::string_view name : {"metrics", "mmds-config"}) {
     TRY(fields.refuse(name, "not supported"));
   }
   TRY(fields.finish());

@@ -31,6 +31,7 @@ A configuration file is one JSON object:
     "machine-config": { "vcpu_count": 1, "mem_size_mib": 128 },
     "drives":         [ { "drive_id": "rootfs", "is_root_device": true,
                           "path_on_host": "artifacts/rootfs.ext4", "is_read_only": true } ],
+    "network-interfaces": [ { "iface_id": "eth0", "host_dev_name": "tap0" } ],
     "vsock":          { "guest_cid": 3, "uds_path": "/tmp/vm.vsock" } }
 
 The guest's serial console is standard input and output; the log goes to standard error unless --log-path says otherwise.

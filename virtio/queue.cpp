@@ -338,7 +338,7 @@ void Queue::undo_pop(Chain chain) {
   --state_.next_available;
 }
 
-void Queue::push(Chain chain, std::uint32_t written) {
+void Queue::push_with_next(Chain chain, std::uint32_t written) {
   chain.owed_ = false;
   const UsedElement element{std::uint32_t{chain.head()}, written};
   const std::uint64_t slot = state_.next_used % std::uint32_t{size_};
@@ -347,7 +347,11 @@ void Queue::push(Chain chain, std::uint32_t written) {
   ++state_.next_used;
   // After a whole turn of the index without a call of should_notify(), "since" has no meaning any more.
   if (state_.next_used == state_.signalled_used) state_.signalled_valid = false;
-  // Release: a driver that sees the new index sees the element and the data in the buffers (2.7.8.2).
+}
+
+void Queue::push(Chain chain, std::uint32_t written) {
+  push_with_next(std::move(chain), written);
+  // Release: a driver that sees the new index sees the elements and the data in the buffers (2.7.8.2).
   rings_->used_index.store_release(state_.next_used);
 }
 

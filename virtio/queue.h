@@ -27,6 +27,10 @@ class ByteCursor {
   [[nodiscard]] std::uint64_t remaining() const { return remaining_; }
   // Takes up to `limit` bytes off the front as host spans, for scatter-gather I/O without a copy.
   std::vector<std::span<std::byte>> take_spans(std::uint64_t limit);
+  // What is left, as host spans, not taken; valid until something is.
+  [[nodiscard]] std::span<const std::span<std::byte>> spans() const {
+    return std::span(spans_).subspan(first_);
+  }
   // Drops up to n bytes off the front; how many.
   std::uint64_t skip(std::uint64_t n);
 
@@ -136,6 +140,10 @@ class Queue {
 
   // Returns a chain with the number of bytes written to it from its start (2.7.8.2).
   void push(Chain chain, std::uint32_t written);
+
+  // The same for all but the last of several chains that hold one answer: the driver sees them returned
+  // together, with the push() that must be the next call on this queue.
+  void push_with_next(Chain chain, std::uint32_t written);
 
   // Whether the driver wants a used buffer notification for what was pushed since the last call (2.7.7.2,
   // with or without EVENT_IDX). Call once after a batch; when true, call Interrupt::queue_used().

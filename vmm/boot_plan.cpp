@@ -6,6 +6,25 @@
 
 namespace mayfly::vmm {
 
+namespace {
+
+base::Status check_network(const std::vector<virtio::net::Config>& interfaces) {
+  for (auto later = interfaces.begin(); later != interfaces.end(); ++later) {
+    for (auto earlier = interfaces.begin(); earlier != later; ++earlier) {
+      if (earlier->id == later->id)
+        return base::fail("two network interfaces have the iface_id {}", later->id);
+      if (earlier->tap == later->tap) {
+        return base::fail(
+            "the network interfaces {} and {} both have the host_dev_name {}, but a tap serves one",
+            earlier->id, later->id, later->tap);
+      }
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
 base::Status check(const VmConfig& config) {
   const MachineConfig& machine = config.machine;
   if (machine.vcpu_count < 1 || machine.vcpu_count > kMostVcpus) {
@@ -15,14 +34,16 @@ base::Status check(const VmConfig& config) {
     return base::fail("mem_size_mib is {}, but must be {}-{}", machine.mem_size_mib, kLeastMemoryMib,
                       kMostMemoryMib);
   }
-  const std::size_t devices = config.drives.size() + (config.vsock ? 1 : 0);
+  const std::size_t devices =
+      config.drives.size() + config.network_interfaces.size() + (config.vsock ? 1 : 0);
   if (devices > x86_64::kMostVirtioDevices) {
-    return base::fail("{} drives and sockets are configured, but a machine has room for {} devices", devices,
-                      x86_64::kMostVirtioDevices);
+    return base::fail(
+        "{} drives, network interfaces and sockets are configured, but a machine has room for {} devices",
+        devices, x86_64::kMostVirtioDevices);
   }
   const auto roots = std::ranges::count_if(config.drives, &DriveConfig::is_root_device);
   if (roots > 1) return base::fail("{} drives have is_root_device set, but only one may", roots);
-  return {};
+  return check_network(config.network_interfaces);
 }
 
 std::vector<const DriveConfig*> drives_in_order(const VmConfig& config) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "virtio/block/device.h"
+#include "virtio/net/device.h"
 #include "virtio/vsock/device.h"
 
 namespace mayfly::vmm {
@@ -42,6 +43,7 @@ struct VmConfig {
   BootSource boot;
   MachineConfig machine;
   std::vector<DriveConfig> drives;
+  std::vector<virtio::net::Config> network_interfaces;  // eth0 first, each with an id and a tap of its own
   std::optional<virtio::vsock::Config> vsock;
   bool boot_timer = false;
   ConsoleConfig console;

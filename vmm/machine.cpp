@@ -170,6 +170,10 @@ Status KvmMachine::add_devices(const VmConfig& config) {
     auto device = TRY(virtio::block::Device::create(drive->block, loop_));
     TRY(add_virtio(std::move(device)));
   }
+  for (const virtio::net::Config& interface : config.network_interfaces) {
+    auto device = TRY(virtio::net::Device::create(interface, loop_));
+    TRY(add_virtio(std::move(device)));
+  }
   if (config.vsock) {
     auto device = TRY(virtio::vsock::Device::create(*config.vsock, loop_));
     TRY(add_virtio(std::move(device)));

@@ -17,7 +17,11 @@ json full() {
       {"drive_id": "root_1", "is_root_device": true, "path_on_host": "/r", "is_read_only": true},
       {"drive_id": "data", "is_root_device": false, "path_on_host": "/d", "cache_type": "Writeback", "partuuid": "x"}
     ],
-    "network-interfaces": [],
+    "network-interfaces": [
+      {"iface_id": "eth0", "host_dev_name": "tap0", "guest_mac": "06:00:ac:10:00:02", "mtu": 1400,
+       "allow_spoofing": true, "rx_rate_limiter": null},
+      {"iface_id": "eth1", "host_dev_name": "tap1"}
+    ],
     "vsock": {"guest_cid": 3, "uds_path": "/v", "vsock_id": "old"},
     "logger": {"log_path": "/l", "level": "debug", "show_level": true, "show_log_origin": true}
   })");
@@ -46,6 +50,15 @@ TEST_CASE("a whole configuration file is read") {
   CHECK(c.vm.drives[0].block.cache_type == mayfly::virtio::block::CacheType::kUnsafe);
   CHECK(c.vm.drives[1].block.cache_type == mayfly::virtio::block::CacheType::kWriteback);
   CHECK(c.vm.drives[1].partuuid == "x");
+  REQUIRE(c.vm.network_interfaces.size() == 2);
+  CHECK(c.vm.network_interfaces[0].id == "eth0");
+  CHECK(c.vm.network_interfaces[0].tap == "tap0");
+  CHECK(c.vm.network_interfaces[0].mac == mayfly::virtio::net::MacAddress{6, 0, 0xac, 0x10, 0, 2});
+  CHECK(c.vm.network_interfaces[0].mtu == 1400);
+  CHECK(c.vm.network_interfaces[0].allow_spoofing);
+  CHECK(c.vm.network_interfaces[1].mac == mayfly::virtio::net::default_mac("eth1", "tap1"));
+  CHECK_FALSE(c.vm.network_interfaces[1].mtu.has_value());
+  CHECK_FALSE(c.vm.network_interfaces[1].allow_spoofing);
   REQUIRE(c.vm.vsock.has_value());
   CHECK(c.vm.vsock->guest_cid == 3);
   REQUIRE(c.logger.has_value());
@@ -94,6 +107,23 @@ TEST_CASE("each wrong field is refused by name and value") {
       {"/drives/1/socket", "/s", "vhost-user"},
       {"/drives/1/cache_type", "Fast", "one of Unsafe, Writeback"},
       {"/drives", json::object(), "drives: expected an array"},
+      {"/network-interfaces", json::object(), "network-interfaces: expected an array"},
+      {"/network-interfaces/0/iface_id", nullptr, "network-interfaces[0].iface_id: the field is required"},
+      {"/network-interfaces/0/iface_id", "a-b", "\"a-b\" is not made of letters"},
+      {"/network-interfaces/0/host_dev_name", nullptr,
+       "network-interfaces[0].host_dev_name: the field is required"},
+      {"/network-interfaces/0/host_dev_name", 3, "expected a string, got 3"},
+      {"/network-interfaces/1/iface_id", "eth0", "network-interfaces[1].iface_id: \"eth0\" is taken"},
+      {"/network-interfaces/1/host_dev_name", "tap0", "\"tap0\" is taken by the interface \"eth0\""},
+      {"/network-interfaces/0/guest_mac", "06:00:ac:10:00", "\"06:00:ac:10:00\" is not a MAC address"},
+      {"/network-interfaces/0/guest_mac", "01:00:ac:10:00:02", "multicast"},
+      {"/network-interfaces/0/guest_mac", "00:00:00:00:00:00", "zero"},
+      {"/network-interfaces/0/mtu", 67, "a whole number from 68 to 65535, got 67"},
+      {"/network-interfaces/0/mtu", 65536, "got 65536"},
+      {"/network-interfaces/0/allow_spoofing", "yes", "true or false"},
+      {"/network-interfaces/0/rx_rate_limiter", json::object(), "rx_rate_limiter: not supported"},
+      {"/network-interfaces/1/tx_rate_limiter", {{"ops", nullptr}}, "tx_rate_limiter: not supported"},
+      {"/network-interfaces/0/colour", "red", "network-interfaces[0].colour: unknown field"},
       {"/vsock/guest_cid", 2, "a whole number from 3"},
       {"/vsock/guest_cid", 4294967295U, "vsock.guest_cid"},
       {"/logger/level", "Loud", "\"Loud\""},

@@ -70,6 +70,19 @@ TEST_CASE("take_spans gives the same host bytes, cut to the limit") {
   CHECK(reader.take_spans(1).empty());
 }
 
+TEST_CASE("what is left can be looked at without being taken") {
+  Pieces pieces;
+  Reader reader(pieces.cut());
+  CHECK(reader.spans().size() == 3);
+  reader.skip(5);
+  REQUIRE(reader.spans().size() == 1);
+  CHECK(reader.spans()[0].data() == pieces.bytes.data() + 5);
+  CHECK(reader.spans()[0].size() == 5);
+  CHECK(reader.remaining() == 5);
+  reader.skip(5);
+  CHECK(reader.spans().empty());
+}
+
 TEST_CASE("skip goes over several pieces and stops at the end") {
   Pieces pieces;
   Reader reader(pieces.cut());

@@ -209,6 +209,32 @@ TEST_CASE("a chain that was popped can be put back") {
   CHECK_FALSE(queue.pop().value());
 }
 
+TEST_CASE("chains of one answer are returned together") {
+  for (const std::uint16_t start : {std::uint16_t{0}, std::uint16_t{0xfffe}}) {
+    FakeGuest guest;
+    DriverQueue driver(guest, 4, kEvents);
+    Queue queue = driver.device_queue();
+    driver.start_at(start);
+    queue.restore(
+        {.next_available = start, .next_used = start, .signalled_used = start, .signalled_valid = true});
+    driver.set_used_event(static_cast<std::uint16_t>(start + 1));
+    std::vector<std::uint16_t> heads;
+    for (int i = 0; i < 3; ++i) heads.push_back(ChainBuilder(guest).writable(8).submit(driver));
+    queue.push_with_next(pop_one(queue), 8);
+    queue.push_with_next(pop_one(queue), 7);
+    CHECK_FALSE(driver.take_used());
+    queue.push(pop_one(queue), 6);
+    for (std::uint32_t i = 0; i < 3; ++i) {
+      const auto used = driver.take_used();
+      REQUIRE(used);
+      CHECK(used->id == heads[i]);
+      CHECK(used->length == 8 - i);
+    }
+    CHECK(queue.should_notify());
+    CHECK_FALSE(queue.should_notify());
+  }
+}
+
 TEST_CASE("a descriptor that changes after the pop changes nothing") {
   FakeGuest guest;
   DriverQueue driver(guest, 8);

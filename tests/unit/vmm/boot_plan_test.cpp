@@ -38,6 +38,21 @@ TEST_CASE("limits of a machine") {
   CHECK_FALSE(check(config));
 }
 
+TEST_CASE("network interfaces count as devices, and share nothing") {
+  VmConfig config;
+  config.network_interfaces = {{.id = "eth0", .tap = "tap0"}, {.id = "eth1", .tap = "tap1"}};
+  CHECK(check(config));
+  config.network_interfaces[1].id = "eth0";
+  CHECK(check(config).error().message == "two network interfaces have the iface_id eth0");
+  config.network_interfaces[1] = {.id = "eth1", .tap = "tap0"};
+  CHECK(check(config).error().message.find("host_dev_name tap0") != std::string::npos);
+  config.network_interfaces[1].tap = "tap1";
+  for (int i = 0; i < 17; ++i) config.drives.push_back(drive("d"));
+  CHECK(check(config));
+  config.drives.push_back(drive("d"));
+  CHECK_FALSE(check(config));
+}
+
 TEST_CASE("one root drive, which comes first") {
   VmConfig config;
   config.drives = {drive("a"), drive("root", true), drive("b")};

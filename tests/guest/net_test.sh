@@ -1,0 +1,186 @@
+#!/usr/bin/env bash
+# A Linux guest on a tap: addresses, pings, 100 MB of TCP each way, offloads, spoofing, an interface that goes away.
+# Runs where tests/guest/run_test.sh does (lab/run tests/guest/net_test.sh); needs /dev/net/tun, iproute2 and busybox-static.
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+# A network namespace of our own, in which taps can be made without root, and that takes them along when it goes.
+if [ -z "${MAYFLY_NET_TEST_INSIDE:-}" ]; then
+  [ -e /dev/net/tun ] || modprobe tun 2>/dev/null
+  [ -e /dev/net/tun ] || { echo "tests/guest/net_test.sh: /dev/net/tun is missing: modprobe tun" >&2; exit 1; }
+  [ "$(id -u)" -eq 0 ] && own=(unshare --net) || own=(unshare --map-root-user --net)
+  MAYFLY_NET_TEST_INSIDE=1 exec "${own[@]}" "$BASH" "$PWD/tests/guest/net_test.sh" "$@"
+fi
+vmm=${MAYFLY_BIN:-$PWD/build/release/bin}/mayfly-vmm
+kernel=${MAYFLY_ARTIFACTS:-$PWD/artifacts}/vmlinux
+busybox=$(command -v busybox) || { echo "tests/guest/net_test.sh: busybox is missing" >&2; exit 1; }
+megabytes=100
+# What takes longer hangs.
+deadline=600
+host=10.77.0.1
+guest=10.77.0.2
+mac=02:6d:66:00:00:02
+passed=0 failed=0
+work=$(mktemp -d)
+vmm_pid=
+finish() {
+  [ -z "$vmm_pid" ] || kill -9 "$vmm_pid" 2>/dev/null
+  rm -rf "$work"
+}
+trap finish EXIT
+
+# check WHAT COMMAND…
+check() {
+  local what=$1
+  shift
+  if "$@"; then
+    passed=$((passed + 1))
+    printf 'ok      %s\n' "$what"
+  else
+    failed=$((failed + 1))
+    printf 'FAILED  %s\n' "$what"
+  fi
+}
+
+# What the guest said about NAME, once it did; fails when it is over without a word.
+said() {
+  local tries=$((deadline * 5))
+  until grep -q "^$1 " "$work/console"; do
+    if [ $((tries -= 1)) -le 0 ] || ! kill -0 "$vmm_pid" 2>/dev/null; then
+      echo "    the guest did not say \"$1\":" >&2
+      tail -n 15 "$work/console" "$work/log" | sed 's/^/      /' >&2
+      return 1
+    fi
+    sleep 0.2
+  done
+  sed -n "s/^$1 //p" "$work/console" | tr -d '\r' | tail -n 1
+}
+is() { [ "$(said "$1")" = "$2" ] || { echo "    $1: wanted \"$2\", got \"$(said "$1")\"" >&2; return 1; }; }
+
+make_initrd() {
+  mkdir -p "$work/tree"/{bin,dev,proc,sys,tmp}
+  cp "$busybox" "$work/tree/bin/busybox"
+  cat >"$work/tree/init" <<END
+#!/bin/busybox sh
+/bin/busybox --install /bin
+export PATH=/bin
+mount -t devtmpfs dev /dev
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+exec >/dev/console 2>&1 </dev/null
+say() { echo "\$@"; }
+device=\$(basename "\$(readlink -f /sys/class/net/eth0/device)")
+say address "\$(cat /sys/class/net/eth0/address)"
+say mtu "\$(cat /sys/class/net/eth0/mtu)"
+say features "\$(cat /sys/bus/virtio/devices/\$device/features)"
+say carrier_first "\$(cat /sys/class/net/eth0/carrier)"
+ping -c 3 -w 60 $host >/tmp/ping && say ping yes || say ping no
+# nc ends when the other side has nothing more to say, so each side that only listens keeps its mouth open.
+mkfifo /tmp/open
+nc -w 60 $host 5001 <>/tmp/open >/tmp/data
+say received "\$(sha256sum </tmp/data | cut -c1-64)"
+nc -w 60 $host 5002 </tmp/data
+say sent done
+# Host programs may talk to us until they say so.
+say ready now
+nc -l -p 5003 >/dev/null
+ip link set eth0 down
+ip link set eth0 address 02:6d:66:00:00:99
+ip link set eth0 up
+ip addr add $guest/24 dev eth0
+ping -c 2 -w 3 $host >/dev/null && say spoofed yes || say spoofed no
+while [ "\$(cat /sys/class/net/eth0/carrier)" = 1 ]; do sleep 1; done
+say carrier_last "\$(cat /sys/class/net/eth0/carrier)"
+reboot -f
+END
+  chmod 755 "$work/tree/init"
+  (cd "$work/tree" && find . | "$busybox" cpio -o -H newc) >"$work/initrd" 2>/dev/null
+}
+
+# configuration TAP [EXTRA FIELDS OF THE INTERFACE]
+configuration() {
+  cat <<END
+{"boot-source": {"kernel_image_path": "$kernel", "initrd_path": "$work/initrd",
+   "boot_args": "console=ttyS0 loglevel=1 reboot=k,panic_warm panic=-1 tsc=reliable ip=$guest::$host:255.255.255.0::eth0:off"},
+ "machine-config": {"vcpu_count": 1, "mem_size_mib": 512},
+ "network-interfaces": [{"iface_id": "eth0", "host_dev_name": "$1", "guest_mac": "$mac", "mtu": 1400}]}
+END
+}
+
+refused_without_tap() {
+  local status=0
+  configuration nosuchtap >"$work/missing.json"
+  timeout "$deadline" "$vmm" --no-api --config-file "$work/missing.json" >"$work/out" 2>&1 </dev/null || status=$?
+  [ "$status" -eq 1 ] && grep -q 'nosuchtap.*ip tuntap add nosuchtap mode tap' "$work/out" || { sed 's/^/    /' "$work/out"; return 1; }
+}
+
+# larger_than_mtu COLUMN: the average packet through the tap in one direction is larger than any wire takes. The
+# columns of /proc/net/dev are those of the host's side.
+larger_than_mtu() {
+  local size
+  size=$(awk -F'[: ]+' -v column="$1" '$2 == "tap0" {print int($column / ($(column + 1) + 1))}' /proc/net/dev)
+  [ "$size" -gt 3000 ] || { echo "    the average packet has $size bytes"; return 1; }
+}
+from_guest=3 to_guest=11
+
+has_features() {
+  local bits bit
+  bits=$(said features) || return 1
+  # CSUM GUEST_CSUM MTU MAC GUEST_TSO4 GUEST_TSO6 HOST_TSO4 HOST_TSO6 MRG_RXBUF STATUS INDIRECT_DESC EVENT_IDX VERSION_1
+  for bit in 0 1 3 5 7 8 11 12 15 16 28 29 32; do
+    [ "${bits:$bit:1}" = 1 ] || { echo "    bit $bit is not negotiated: $bits"; return 1; }
+  done
+}
+
+pings_guest() { "$busybox" ping -c 3 -w 60 $guest >"$work/out" || { sed 's/^/    /' "$work/out"; return 1; }; }
+# Nobody answers, because nobody was asked: the host knows no such address.
+nothing_spoofed() {
+  is spoofed no && ! ip neigh show dev tap0 | grep -i 02:6d:66:00:00:99
+}
+link_goes_down() {
+  ip link del tap0
+  is carrier_last 0
+}
+ends_well() {
+  local status=0
+  wait "$vmm_pid" || status=$?
+  vmm_pid=
+  [ "$status" -eq 0 ] || { echo "    exit status $status"; cat "$work/log"; return 1; }
+}
+
+make_initrd
+check "a tap that does not exist" refused_without_tap
+
+ip link set lo up
+ip tuntap add tap0 mode tap
+ip addr add $host/24 dev tap0
+ip link set tap0 mtu 1400 up
+head -c "${megabytes}M" /dev/urandom >"$work/data"
+wanted=$(sha256sum <"$work/data" | cut -c1-64)
+mkfifo "$work/open"
+timeout "$deadline" "$busybox" nc -l -p 5001 <"$work/data" >/dev/null &
+timeout "$deadline" "$busybox" nc -l -p 5002 >"$work/back" <>"$work/open" &
+upload=$!
+configuration tap0 >"$work/vm.json"
+timeout -k 5 "$deadline" "$vmm" --no-api --config-file "$work/vm.json" >"$work/console" 2>"$work/log" </dev/null &
+vmm_pid=$!
+
+check "the guest's MAC" is address "$mac"
+check "its MTU" is mtu 1400
+check "its features" has_features
+check "its link is up" is carrier_first 1
+check "it pings the host" is ping yes
+check "it receives $megabytes MiB" is received "$wanted"
+check "it sends them back" is sent "done"
+wait $upload
+check "and they are the same" [ "$(sha256sum <"$work/back" | cut -c1-64)" = "$wanted" ]
+check "it waits for the host" is ready now
+check "what it got came in packets larger than the MTU" larger_than_mtu $to_guest
+check "and so did what it sent" larger_than_mtu $from_guest
+check "the host pings it" pings_guest
+"$busybox" nc -w 60 $guest 5003 </dev/null >/dev/null
+check "nothing leaves it from another MAC" nothing_spoofed
+check "its link goes down with the tap" link_goes_down
+check "and it ends well" ends_well
+
+printf '%d passed, %d failed\n' "$passed" "$failed"
+[ "$failed" -eq 0 ]

@@ -1,0 +1,51 @@
+// Where a network device's frames come from and go to.
+#pragma once
+
+#include <sys/uio.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <expected>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+
+namespace mayfly::virtio::net {
+
+// A network. Used under the device's mutex; no call waits. Pieces are guest memory for the most part, whose
+// bytes may change meanwhile; the first ones hold a packet.h Header.
+class Backend {
+ public:
+  // Bytes, or the errno of what went wrong.
+  using Moved = std::expected<std::size_t, int>;
+
+  virtual ~Backend() = default;
+
+  // What to watch: EPOLLIN when there is a frame to read, EPOLLOUT when one can be written (level-triggered),
+  // EPOLLERR or EPOLLHUP when the network is gone for good. The same for life.
+  [[nodiscard]] virtual int fd() const = 0;
+  // The offload bits of section 5.1.3 that may be offered to a driver: *CSUM, *TSO*, *ECN, *UFO.
+  [[nodiscard]] virtual std::uint64_t offloads() const = 0;
+  // From now on frames to read are as a driver with these features takes them. What was queued before may not
+  // be.
+  virtual base::Status set_features(std::uint64_t features) = 0;
+  // One header and frame; what does not fit is lost, without a sign of it. EAGAIN: none is there. EINVAL: a
+  // frame was lost. Others: the network is gone.
+  virtual Moved read(std::span<const iovec> pieces) = 0;
+  // One header and frame, whole. EAGAIN: not now. EIO: the network is down, and EPOLLOUT tells when it is up
+  // again. EBADF, EBADFD, ENODEV, ENXIO: it is gone. Others: this frame cannot be sent.
+  virtual Moved write(std::span<const iovec> pieces) = 0;
+};
+
+// Opens the network called `name`.
+using BackendOpener = std::function<base::Result<std::unique_ptr<Backend>>(const std::string& name)>;
+
+// A tap interface of the network namespace that the caller is in, by readv(2) and writev(2). It must exist.
+// Each error names the tap, what is wrong and what to do about it.
+base::Result<std::unique_ptr<Backend>> open_tap(const std::string& name);
+
+}  // namespace mayfly::virtio::net

@@ -1,0 +1,78 @@
+// The virtio network device (virtio 1.2, section 5.1).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "base/event_loop.h"
+#include "base/result.h"
+#include "virtio/device.h"
+#include "virtio/net/backend.h"
+#include "virtio/net/packet.h"
+
+namespace mayfly::virtio::net {
+
+struct Config {
+  std::string id;                         // iface_id
+  std::string tap;                        // host_dev_name: a tap interface that exists
+  MacAddress mac{};                       // the guest's; is_station()
+  std::optional<std::uint16_t> mtu = {};  // that the guest is told, kLeastMtu or more; absent: it chooses
+  bool allow_spoofing = false;            // the guest may send from any MAC, not only its own
+};
+
+inline constexpr std::uint16_t kLeastMtu = 68;
+inline constexpr std::uint16_t kQueueSize = 256;
+inline constexpr std::size_t kRxQueue = 0;
+inline constexpr std::size_t kTxQueue = 1;
+
+// Counted since the device was made. Bytes are of frames, without struct virtio_net_hdr.
+struct Metrics {
+  std::uint64_t rx_frames = 0;
+  std::uint64_t rx_bytes = 0;
+  std::uint64_t rx_too_large = 0;      // lost: the driver had too little room
+  std::uint64_t rx_unfit = 0;          // lost: too short, or with an offload that the driver did not take
+  std::uint64_t rx_small_buffers = 0;  // of the driver's, without room for a header
+  std::uint64_t rx_waits = 0;          // for the driver to add buffers
+  std::uint64_t rx_errors = 0;         // of the tap
+  std::uint64_t tx_frames = 0;
+  std::uint64_t tx_bytes = 0;
+  std::uint64_t tx_malformed = 0;  // dropped, as in all of the next three: length, offloads, checksum
+  std::uint64_t tx_spoofed = 0;    // from another MAC than the guest's
+  std::uint64_t tx_errors = 0;     // of the tap
+  std::uint64_t tx_link_down = 0;  // the link was down
+  std::uint64_t tx_waits = 0;      // for the tap to have room
+  std::uint64_t link_changes = 0;
+  std::uint64_t malformed_queues = 0;
+};
+
+// What a snapshot keeps besides the transport's registers: where the queues stand. Frames never wait in here.
+struct State {
+  Queue::State rx;
+  Queue::State tx;
+};
+
+// Frames are moved on the thread that calls queue_notified() and on the loop's, at most kBatch of them and
+// kBatchBytes a turn; what is left is taken up after other work had its turn.
+//
+// The link is down (STATUS, with a configuration interrupt) while the tap is, as far as sending finds out,
+// and for good once the tap is gone. What the guest sends then is dropped; the device stays alive.
+class Device : public VirtioDevice {
+ public:
+  static constexpr unsigned kBatch = 64;
+  static constexpr std::uint64_t kBatchBytes = 1U << 20U;
+
+  // Opens the tap. `loop` outlives the device.
+  static base::Result<std::unique_ptr<Device>> create(const Config& config, base::EventLoop& loop);
+  // The same on another kind of network.
+  static base::Result<std::unique_ptr<Device>> create(const Config& config, base::EventLoop& loop,
+                                                      const BackendOpener& opener);
+
+  // Under mutex().
+  [[nodiscard]] virtual Metrics metrics() const = 0;
+  // Under mutex(). Restored by way of MmioTransport::restore().
+  [[nodiscard]] virtual State save() const = 0;
+};
+
+}  // namespace mayfly::virtio::net
