@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "api/fields.h"
+#include "api/rate_limiter_json.h"
 
 namespace mayfly::api {
 
@@ -120,8 +121,8 @@ Result<virtio::net::Config> parse_network_interface(const json& object, std::str
     net.mtu = static_cast<std::uint16_t>(TRY(fields.number("mtu", virtio::net::kLeastMtu, kMostMtu)));
   }
   net.allow_spoofing = TRY(fields.flag_or("allow_spoofing", false));
-  TRY(fields.refuse("rx_rate_limiter", "not supported"));
-  TRY(fields.refuse("tx_rate_limiter", "not supported"));
+  net.rx_rate_limiter = TRY(parse_rate_limiter(fields, "rx_rate_limiter"));
+  net.tx_rate_limiter = TRY(parse_rate_limiter(fields, "tx_rate_limiter"));
   TRY(fields.finish());
   return net;
 }

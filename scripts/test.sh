@@ -79,11 +79,13 @@ fuzz_suite() {
 hardware_virtualization() { grep -qwE 'vmx|svm' /proc/cpuinfo && [ -w /dev/kvm ]; }
 
 guest_suite() {
-  if hardware_virtualization; then
-    tests/guest/run_test.sh
-  else
-    lab/run --timeout 1500 -- tests/guest/run_test.sh
-  fi
+  local test status=0 run=()
+  hardware_virtualization || run=(lab/run --timeout 1500 --)
+  for test in tests/guest/*_test.sh; do
+    printf -- '--- %s\n' "$test"
+    "${run[@]}" "$test" || status=1
+  done
+  return "$status"
 }
 
 start=$SECONDS
@@ -113,6 +115,7 @@ for name in "${suites[@]}"; do
       ;;
     lab) suite "Lab" lab/test.sh ;;
     guest)
+      need_packages iproute2 || exit 1
       scripts/build.sh || { failed=$((failed + 1)); continue; }
       suite "Linux guests" guest_suite
       ;;

@@ -32,9 +32,10 @@ void TokenBucket::refill(Clock::time_point now) {
 
 std::chrono::nanoseconds TokenBucket::delay(Clock::time_point now) {
   refill(now);
-  if (level_ > 0 || burst_ > 0) return std::chrono::nanoseconds(0);
-  // To the first nanosecond at which there is more than nothing.
-  const Amount wait = -level_ / size_ + 1;
+  const Amount token = refill_ns_;
+  if (level_ >= token || burst_ > 0) return std::chrono::nanoseconds(0);
+  // Rounded up: to the first nanosecond at which it is whole.
+  const Amount wait = (token - level_ + size_ - 1) / size_;
   constexpr auto kLongest = std::numeric_limits<std::int64_t>::max();
   return std::chrono::nanoseconds(wait > kLongest ? kLongest : static_cast<std::int64_t>(wait));
 }

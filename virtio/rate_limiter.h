@@ -29,9 +29,9 @@ struct RateLimiterConfig {
 
 using Clock = std::chrono::steady_clock;
 
-// One bucket. Whoever finds a token in it may take as many as the work needs: what is missing is owed, and
-// paid back before anybody may go on. So the rate over time is exact, however large the requests, and none
-// waits for ever.
+// One bucket. Whoever finds a whole token in it may take as many as the work needs: what is missing is owed,
+// and paid back before anybody may go on. So the rate over time is exact, however large the requests, and
+// none waits for ever.
 class TokenBucket {
  public:
   TokenBucket(const BucketConfig& config, Clock::time_point now);
@@ -59,6 +59,8 @@ class RateLimiter {
  public:
   RateLimiter(const RateLimiterConfig& config, Clock::time_point now) { update(config, now); }
 
+  // False: delay() is always zero, and take() does nothing.
+  [[nodiscard]] bool limits() const { return bandwidth_.has_value() || operations_.has_value(); }
   // How long the next request has to wait: zero, not at all.
   [[nodiscard]] std::chrono::nanoseconds delay(Clock::time_point now);
   // A request of so many bytes was let through.

@@ -46,7 +46,9 @@ class DeviceImpl final : public Device {
       : config_(config),
         port_(config.tap, std::move(backend), loop, mutex(),
               {.ready = [this](bool readable, bool writable) { ready(readable, writable); },
-               .link_changed = [this] { link_changed(); }}) {
+               .link_changed = [this] { link_changed(); }}),
+        rx_limiter_(config.rx_rate_limiter, Clock::now()),
+        tx_limiter_(config.tx_rate_limiter, Clock::now()) {
     space_.mac = config_.mac;
     space_.status = kStatusLinkUp;
     space_.max_virtqueue_pairs = 1;
@@ -57,6 +59,8 @@ class DeviceImpl final : public Device {
   base::Status prepare(base::EventLoop& loop) {
     rest_ = TRY(base::Timer::create(
         loop, [this] { transmit(); }, &mutex()));
+    rx_rest_ = TRY(base::Timer::create(
+        loop, [this] { receive(); }, &mutex()));
     return {};
   }
 
@@ -83,6 +87,7 @@ class DeviceImpl final : public Device {
   base::Status activate(Activation activation) override;
   void queue_notified(std::uint16_t index) override;
   void reset() override;
+  void update(const RateLimiterConfig& rx, const RateLimiterConfig& tx) override;
 
   [[nodiscard]] Metrics metrics() const override { return metrics_; }
   [[nodiscard]] State save() const override {
@@ -98,18 +103,20 @@ class DeviceImpl final : public Device {
     Queue rx;
     Queue tx;
     ReceiveBuffers buffers;
-    bool rx_waits = false;  // for the driver to add buffers
-    bool tx_waits = false;  // for the tap to have room
+    bool rx_waits = false;      // for the driver to add buffers
+    bool rx_throttled = false;  // waits for rx_rest_
+    bool tx_waits = false;      // for the tap to have room
   };
 
   void ready(bool readable, bool writable);
   void link_changed();
-  void watch() { port_.watch(!active_->rx_waits, active_->tx_waits); }
+  void watch() { port_.watch(!active_->rx_waits && !active_->rx_throttled, active_->tx_waits); }
   void receive();
+  bool throttle_rx();
   bool receive_one(Turn& turn);
   void deliver(Header header, std::uint64_t length);
   void transmit();
-  bool transmit_some();
+  std::optional<std::chrono::nanoseconds> transmit_some();
   bool send(Reader& frame);
   bool send_checked(Header header, EthernetHeader ethernet, const Reader& rest);
   void announce();
@@ -118,7 +125,10 @@ class DeviceImpl final : public Device {
 
   Config config_;
   Port port_;
-  std::unique_ptr<base::Timer> rest_;  // fires when a turn ended with frames left to send
+  RateLimiter rx_limiter_;
+  RateLimiter tx_limiter_;
+  std::unique_ptr<base::Timer> rest_;     // fires when a turn ended with frames left to send
+  std::unique_ptr<base::Timer> rx_rest_;  // fires when the rate limiter lets the next frame in
   ConfigSpace space_;
   std::optional<Active> active_;
   std::vector<iovec> pieces_;  // of the frame that is being sent
@@ -156,6 +166,7 @@ void DeviceImpl::reset() {
 void DeviceImpl::deactivate() {
   if (!active_) return;
   rest_->cancel();
+  rx_rest_->cancel();
   port_.unwatch();
   active_->buffers.abandon();
   active_.reset();
@@ -166,6 +177,15 @@ void DeviceImpl::queue_notified(std::uint16_t index) {
   if (index == kTxQueue) transmit();
   // While buffers are there the driver has no news.
   if (index == kRxQueue && active_ && active_->rx_waits) receive();
+}
+
+void DeviceImpl::update(const RateLimiterConfig& rx, const RateLimiterConfig& tx) {
+  rx_limiter_.update(rx, Clock::now());
+  tx_limiter_.update(tx, Clock::now());
+  if (!active_) return;
+  // What waits for the old ones looks at the new ones.
+  rest_->set(std::chrono::nanoseconds(0));
+  if (active_->rx_throttled) rx_rest_->set(std::chrono::nanoseconds(0));
 }
 
 void DeviceImpl::announce() {
@@ -206,7 +226,9 @@ void DeviceImpl::link_changed() {
 // ---- From the tap to the guest ----
 
 void DeviceImpl::receive() {
+  if (!active_) return;
   active_->rx_waits = false;
+  active_->rx_throttled = false;
   if (!port_.link_up()) return watch();
   for (Turn turn; !turn.over() && receive_one(turn);) {
   }
@@ -215,8 +237,20 @@ void DeviceImpl::receive() {
   watch();
 }
 
+// Whether the next frame has to stay where it is for now.
+bool DeviceImpl::throttle_rx() {
+  if (!rx_limiter_.limits()) return false;
+  const auto wait = rx_limiter_.delay(Clock::now());
+  if (wait <= wait.zero()) return false;
+  active_->rx_throttled = true;
+  ++metrics_.rx_throttled;
+  rx_rest_->set(wait);
+  return true;
+}
+
 // Whether to go on.
 bool DeviceImpl::receive_one(Turn& turn) {
+  if (throttle_rx()) return false;
   ReceiveBuffers& buffers = active_->buffers;
   const auto supply = buffers.gather(active_->rx, metrics_.rx_small_buffers);
   if (!supply) {
@@ -258,50 +292,62 @@ void DeviceImpl::deliver(Header header, std::uint64_t length) {
   buffers.finish(active_->rx, header, length);
   ++metrics_.rx_frames;
   metrics_.rx_bytes += length - sizeof(Header);
+  if (rx_limiter_.limits()) rx_limiter_.take(length - sizeof(Header), Clock::now());
 }
 
 // ---- From the guest to the tap ----
 
 void DeviceImpl::transmit() {
   if (!active_ || active_->tx_waits) return;
-  const bool more = transmit_some();
+  const auto again = transmit_some();
   // transmit_some() may have found the queue broken.
   if (!active_) return;
   announce();
   watch();
-  if (more) rest_->set(std::chrono::nanoseconds(0));
+  if (again) rest_->set(*again);
 }
 
-// Whether it stopped with chains left that could be sent.
-bool DeviceImpl::transmit_some() {
+// When to go on, if it stopped with chains left that could be sent.
+std::optional<std::chrono::nanoseconds> DeviceImpl::transmit_some() {
+  constexpr std::chrono::nanoseconds kAtOnce(0);
   Queue& queue = active_->tx;
   queue.disable_notifications();
   for (Turn turn; !turn.over();) {
+    if (tx_limiter_.limits()) {
+      const auto wait = tx_limiter_.delay(Clock::now());
+      if (wait > kAtOnce) {
+        ++metrics_.tx_throttled;
+        return wait;
+      }
+    }
     auto popped = queue.pop();
     if (!popped) {
       break_down(popped.error());
-      return false;
+      return std::nullopt;
     }
     if (*popped) {
       Chain chain = std::move(**popped);
-      turn.spend(chain.reader().remaining());
+      const std::uint64_t length = chain.reader().remaining();
+      turn.spend(length);
       if (!send(chain.reader())) {
         queue.undo_pop(std::move(chain));
         active_->tx_waits = true;
         ++metrics_.tx_waits;
-        return false;
+        return std::nullopt;
       }
+      // A frame that was dropped counts, too: it was work.
+      if (tx_limiter_.limits()) tx_limiter_.take(length - std::min(length, sizeof(Header)), Clock::now());
       // Section 2.7.8.2: nothing was written, and writable bytes of the driver's stay as they are.
       queue.push(std::move(chain), 0);
     } else {
-      if (!queue.enable_notifications()) return false;
+      if (!queue.enable_notifications()) return std::nullopt;
       // A chain arrived between the last look and the request for notifications, and counts as a turn: a
       // driver that moves its index to and fro must not keep us here.
       queue.disable_notifications();
       turn.spend(0);
     }
   }
-  return true;
+  return kAtOnce;
 }
 
 // False when the tap has no room, and the frame is to be tried again; else it is sent or dropped.

@@ -11,15 +11,18 @@
 #include "virtio/device.h"
 #include "virtio/net/backend.h"
 #include "virtio/net/packet.h"
+#include "virtio/rate_limiter.h"
 
 namespace mayfly::virtio::net {
 
 struct Config {
-  std::string id;                         // iface_id
-  std::string tap;                        // host_dev_name: a tap interface that exists
-  MacAddress mac{};                       // the guest's; is_station()
-  std::optional<std::uint16_t> mtu = {};  // that the guest is told, kLeastMtu or more; absent: it chooses
-  bool allow_spoofing = false;            // the guest may send from any MAC, not only its own
+  std::string id;                          // iface_id
+  std::string tap;                         // host_dev_name: a tap interface that exists
+  MacAddress mac{};                        // the guest's; is_station()
+  std::optional<std::uint16_t> mtu = {};   // that the guest is told, kLeastMtu or more; absent: it chooses
+  bool allow_spoofing = false;             // the guest may send from any MAC, not only its own
+  RateLimiterConfig rx_rate_limiter = {};  // to the guest, a token a byte of a frame, and one a frame
+  RateLimiterConfig tx_rate_limiter = {};  // from the guest
 };
 
 inline constexpr std::uint16_t kLeastMtu = 68;
@@ -35,6 +38,7 @@ struct Metrics {
   std::uint64_t rx_unfit = 0;          // lost: too short, or with an offload that the driver did not take
   std::uint64_t rx_small_buffers = 0;  // of the driver's, without room for a header
   std::uint64_t rx_waits = 0;          // for the driver to add buffers
+  std::uint64_t rx_throttled = 0;      // how often frames had to wait for the rate limiter
   std::uint64_t rx_errors = 0;         // of the tap
   std::uint64_t tx_frames = 0;
   std::uint64_t tx_bytes = 0;
@@ -43,6 +47,7 @@ struct Metrics {
   std::uint64_t tx_errors = 0;     // of the tap
   std::uint64_t tx_link_down = 0;  // the link was down
   std::uint64_t tx_waits = 0;      // for the tap to have room
+  std::uint64_t tx_throttled = 0;  // how often frames had to wait for the rate limiter
   std::uint64_t link_changes = 0;
   std::uint64_t malformed_queues = 0;
 };
@@ -68,6 +73,9 @@ class Device : public VirtioDevice {
   // The same on another kind of network.
   static base::Result<std::unique_ptr<Device>> create(const Config& config, base::EventLoop& loop,
                                                       const BackendOpener& opener);
+
+  // New rate limiters, at once; RateLimiter::update() has the rules. Under mutex().
+  virtual void update(const RateLimiterConfig& rx, const RateLimiterConfig& tx) = 0;
 
   // Under mutex().
   [[nodiscard]] virtual Metrics metrics() const = 0;

@@ -19,7 +19,8 @@ json full() {
     ],
     "network-interfaces": [
       {"iface_id": "eth0", "host_dev_name": "tap0", "guest_mac": "06:00:ac:10:00:02", "mtu": 1400,
-       "allow_spoofing": true, "rx_rate_limiter": null},
+       "allow_spoofing": true, "rx_rate_limiter": null,
+       "tx_rate_limiter": {"bandwidth": {"size": 1000, "refill_time": 100, "one_time_burst": 7}, "ops": null}},
       {"iface_id": "eth1", "host_dev_name": "tap1"}
     ],
     "vsock": {"guest_cid": 3, "uds_path": "/v", "vsock_id": "old"},
@@ -121,8 +122,11 @@ TEST_CASE("each wrong field is refused by name and value") {
       {"/network-interfaces/0/mtu", 67, "a whole number from 68 to 65535, got 67"},
       {"/network-interfaces/0/mtu", 65536, "got 65536"},
       {"/network-interfaces/0/allow_spoofing", "yes", "true or false"},
-      {"/network-interfaces/0/rx_rate_limiter", json::object(), "rx_rate_limiter: not supported"},
-      {"/network-interfaces/1/tx_rate_limiter", {{"ops", nullptr}}, "tx_rate_limiter: not supported"},
+      {"/network-interfaces/0/rx_rate_limiter", 5, "rx_rate_limiter: expected a JSON object, got 5"},
+      {"/network-interfaces/0/rx_rate_limiter", {{"packets", 1}}, "rx_rate_limiter.packets: unknown field"},
+      {"/network-interfaces/1/tx_rate_limiter", {{"ops", {{"size", 1}}}}, "tx_rate_limiter.ops.refill_time"},
+      {"/network-interfaces/0/tx_rate_limiter/bandwidth/size", -1, "bandwidth.size: expected a whole number"},
+      {"/network-interfaces/0/tx_rate_limiter/bandwidth/refill_time", 1'000'000'001, "got 1000000001"},
       {"/network-interfaces/0/colour", "red", "network-interfaces[0].colour: unknown field"},
       {"/vsock/guest_cid", 2, "a whole number from 3"},
       {"/vsock/guest_cid", 4294967295U, "vsock.guest_cid"},

@@ -124,6 +124,8 @@ struct NetOptions {
   bool allow_spoofing = false;
   std::uint16_t queue_size = virtio::net::kQueueSize;
   std::uint64_t offloads = kAllOffloads;
+  virtio::RateLimiterConfig rx_limit = {};
+  virtio::RateLimiterConfig tx_limit = {};
 };
 
 struct NetBench {
@@ -143,7 +145,9 @@ struct NetBench {
                                         .tap = "tap0",
                                         .mac = kGuestMac,
                                         .mtu = options.mtu,
-                                        .allow_spoofing = options.allow_spoofing};
+                                        .allow_spoofing = options.allow_spoofing,
+                                        .rx_rate_limiter = options.rx_limit,
+                                        .tx_rate_limiter = options.tx_limit};
     return virtio::net::Device::create(
                config, *loop,
                [this](const std::string&) -> base::Result<std::unique_ptr<virtio::net::Backend>> {
