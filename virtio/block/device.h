@@ -8,6 +8,7 @@
 #include "base/event_loop.h"
 #include "base/result.h"
 #include "virtio/block/backend.h"
+#include "virtio/block/metrics.h"
 #include "virtio/device.h"
 
 namespace mayfly::virtio::block {
@@ -22,41 +23,24 @@ struct Config {
 };
 
 // Section 5.2.3: feature bits.
+inline constexpr std::uint64_t kFeatureSizeMax = 1ULL << 1U;
 inline constexpr std::uint64_t kFeatureSegMax = 1ULL << 2U;
 inline constexpr std::uint64_t kFeatureReadOnly = 1ULL << 5U;
 inline constexpr std::uint64_t kFeatureBlkSize = 1ULL << 6U;
 inline constexpr std::uint64_t kFeatureFlush = 1ULL << 9U;
+inline constexpr std::uint64_t kFeatureTopology = 1ULL << 10U;
+inline constexpr std::uint64_t kFeatureDiscard = 1ULL << 13U;
+inline constexpr std::uint64_t kFeatureWriteZeroes = 1ULL << 14U;
 
 inline constexpr std::uint16_t kQueueSize = 256;
 
-// Counted since the device was made.
-struct Metrics {
-  std::uint64_t reads = 0;  // that succeeded, as all of the next five
-  std::uint64_t writes = 0;
-  std::uint64_t flushes = 0;
-  std::uint64_t read_bytes = 0;
-  std::uint64_t written_bytes = 0;
-  std::uint64_t malformed_requests = 0;    // no header, no room for the answer, not whole sectors
-  std::uint64_t unsupported_requests = 0;  // of a type that is unknown or was not negotiated
-  std::uint64_t out_of_range = 0;
-  std::uint64_t read_only_writes = 0;
-  std::uint64_t read_errors = 0;  // the disk failed, as in all of the next four
-  std::uint64_t write_errors = 0;
-  std::uint64_t flush_errors = 0;
-  std::uint64_t short_reads = 0;  // of read_errors: the file ends before its capacity
-  std::uint64_t no_space = 0;     // of write_errors: ENOSPC or EDQUOT
-  std::uint64_t malformed_queues = 0;
-  std::uint64_t updates = 0;  // of the backing file or its size
-};
-
-// What a snapshot keeps besides the transport's registers: where the queue stands. Requests never last
-// longer than a call, so none is in flight.
+// What a snapshot keeps besides the transport's registers: where the queue stands.
 struct State {
   Queue::State queue;
 };
 
-// Requests are served one after the other on the thread that calls queue_notified(), at most kBatch of them a
-// call; what is left is taken up on the loop's thread, after other work had its turn.
+// Requests are taken from the ring on the thread that calls queue_notified(), at most kBatch of them a call;
+// what is left is taken up on the loop's thread, after other work had its turn.
 class Device : public VirtioDevice {
  public:
   static constexpr unsigned kBatch = 64;
@@ -68,7 +52,8 @@ class Device : public VirtioDevice {
                                                       BackendOpener opener);
 
   // A new backing file, or the same one looked at again when `path` is empty: updates the capacity and tells
-  // the driver. An error leaves everything as it was. Under mutex().
+  // the driver, once what is in flight is done. An error leaves everything as it was. The new file may be
+  // unable to free space: then DISCARD does nothing, and WRITE_ZEROES writes. Under mutex().
   virtual base::Status update(const std::string& path) = 0;
 
   // Under mutex().
