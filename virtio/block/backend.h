@@ -58,6 +58,8 @@ class Backend {
   virtual void start() = 0;
   // Waits until every job is completed.
   virtual void drain() = 0;
+  // The same, but what can be given up is: it completes with ECANCELED, done or not.
+  virtual void abandon() = 0;
 };
 
 // Which engine a drive has.
@@ -85,5 +87,10 @@ base::Result<std::unique_ptr<Backend>> open_file_backend(const std::string& path
 
 // Each job is done by the calling thread.
 std::unique_ptr<Backend> make_sync_backend(std::unique_ptr<Medium> medium, Completions& completions);
+
+// Jobs are done by the ring, which is on the same disk as `medium`.
+class Ring;
+base::Result<std::unique_ptr<Backend>> make_async_backend(std::unique_ptr<Medium> medium,
+                                                          std::unique_ptr<Ring> ring, const Opening& opening);
 
 }  // namespace mayfly::virtio::block

@@ -24,6 +24,11 @@ class DeviceImpl final : public Device, private Completions {
  public:
   DeviceImpl(const Config& config, base::EventLoop& loop, BackendOpener opener)
       : config_(config), loop_(loop), opener_(std::move(opener)), requests_(config.id) {}
+  ~DeviceImpl() override {
+    if (requests_.has_backend()) reset();
+  }
+  DeviceImpl(const DeviceImpl&) = delete;
+  DeviceImpl& operator=(const DeviceImpl&) = delete;
 
   // Once, before first use: a timer and a backend need an object that stays where it is.
   base::Status prepare() {
@@ -65,6 +70,7 @@ class DeviceImpl final : public Device, private Completions {
   base::Status activate(Activation activation) override;
   void queue_notified(std::uint16_t /*index*/) override { serve(); }
   void reset() override;
+  void quiesce() override;
 
   base::Status update(const std::string& path) override;
   [[nodiscard]] Metrics metrics() const override { return requests_.metrics(); }
@@ -77,11 +83,11 @@ class DeviceImpl final : public Device, private Completions {
   void completed(std::uint32_t token, const base::Status& outcome) override {
     requests_.completed(token, outcome);
   }
-  void settled() override {}
+  void settled() override;
 
   Result<std::unique_ptr<Backend>> open(const std::string& path) {
     return opener_(path, Opening{.read_only = config_.read_only,
-                                 .engine = IoEngine::kSync,
+                                 .engine = config_.io_engine,
                                  .loop = loop_,
                                  .mutex = mutex(),
                                  .completions = *this});
@@ -106,6 +112,7 @@ class DeviceImpl final : public Device, private Completions {
   BackendOpener opener_;
   std::unique_ptr<base::Timer> rest_;  // fires when a batch ended with chains left
   ConfigSpace space_;
+  bool pending_ = false;   // chains may be left that no notification will tell of
   bool discards_ = false;  // offered, whatever file an update brings
   std::optional<Activation> active_;
   Requests requests_;  // refers to active_
@@ -122,16 +129,29 @@ base::Status DeviceImpl::activate(Activation activation) {
 
 void DeviceImpl::reset() {
   rest_->cancel();
-  requests_.backend().drain();
+  pending_ = false;
+  requests_.backend().abandon();
   active_.reset();
+}
+
+void DeviceImpl::quiesce() {
+  requests_.backend().drain();
+  announce();
+  // What waited for room would be told of it by completions that have come.
+  if (pending_) rest_->set(std::chrono::nanoseconds(0));
+}
+
+void DeviceImpl::settled() {
+  announce();
+  if (pending_) serve();
 }
 
 base::Status DeviceImpl::update(const std::string& path) {
   std::unique_ptr<Backend> opened;
   if (!path.empty()) opened = TRY(open(path));
   const std::uint64_t size = TRY(opened ? opened->size() : requests_.backend().size());
-  requests_.backend().drain();
-  announce();
+  // No request is lost: what is on its way to the old file ends there.
+  quiesce();
   set_size(size);
   if (opened) requests_.use(std::move(opened));
   ++requests_.metrics().updates;
@@ -156,18 +176,19 @@ Disk DeviceImpl::disk() const {
 
 void DeviceImpl::serve() {
   if (!active_) return;
-  const bool more = serve_some(active_->queues[0]);
+  pending_ = serve_some(active_->queues[0]);
   // It may have been found broken.
   if (!active_) return;
   requests_.backend().start();
   announce();
-  if (more) rest_->set(std::chrono::nanoseconds(0));
+  // When all there may be are on their way, settled() goes on.
+  if (pending_ && !requests_.full()) rest_->set(std::chrono::nanoseconds(0));
 }
 
 // Whether it stopped with chains left.
 bool DeviceImpl::serve_some(Queue& queue) {
   queue.disable_notifications();
-  for (unsigned served = 0; served < kBatch;) {
+  for (unsigned served = 0; served < kBatch && !requests_.full();) {
     auto popped = queue.pop();
     if (!popped) {
       break_down(popped.error());
@@ -200,6 +221,7 @@ void DeviceImpl::break_down(const base::Error& error) {
     base::log::warning("drive {}: the driver broke its queue: {}", config_.id, error.message);
   }
   Interrupt& interrupt = *active_->interrupt;
+  pending_ = false;
   // What was taken before the error is answered and announced all the same.
   requests_.backend().drain();
   announce();

@@ -20,6 +20,7 @@ struct Config {
   std::string path;  // a regular file or a block device, a multiple of 512 bytes long
   bool read_only = false;
   CacheType cache_type = CacheType::kUnsafe;
+  IoEngine io_engine = IoEngine::kBest;
 };
 
 // Section 5.2.3: feature bits.
@@ -34,13 +35,15 @@ inline constexpr std::uint64_t kFeatureWriteZeroes = 1ULL << 14U;
 
 inline constexpr std::uint16_t kQueueSize = 256;
 
-// What a snapshot keeps besides the transport's registers: where the queue stands.
+// What a snapshot keeps besides the transport's registers: where the queue stands. Of a device that is
+// quiesce()d, so that no request is in flight.
 struct State {
   Queue::State queue;
 };
 
 // Requests are taken from the ring on the thread that calls queue_notified(), at most kBatch of them a call;
-// what is left is taken up on the loop's thread, after other work had its turn.
+// what is left is taken up on the loop's thread, after other work had its turn. At most kMostInFlight are on
+// their way at a time; the asynchronous engine finishes them on the loop's thread.
 class Device : public VirtioDevice {
  public:
   static constexpr unsigned kBatch = 64;

@@ -5,8 +5,18 @@
 
 namespace mayfly::virtio::block {
 
-Requests::Requests(std::string id) : id_(std::move(id)), flights_(kMostInFlight) {
-  for (std::uint32_t token = kMostInFlight; token > 0; --token) free_.push_back(token - 1);
+Requests::Requests(std::string id) : id_(std::move(id)) {
+  flights_.reserve(kMostInFlight);
+}
+
+std::uint32_t Requests::take_token() {
+  if (free_.empty()) {
+    flights_.emplace_back();
+    return static_cast<std::uint32_t>(flights_.size() - 1);
+  }
+  const std::uint32_t token = free_.back();
+  free_.pop_back();
+  return token;
 }
 
 void Requests::begin(Queue& queue, Chain chain, const Disk& disk, bool write_through) {
@@ -18,8 +28,7 @@ void Requests::begin(Queue& queue, Chain chain, const Disk& disk, bool write_thr
     return;
   }
   Writer status = chain.writer().split_tail(1);
-  const std::uint32_t token = free_.back();
-  free_.pop_back();
+  const std::uint32_t token = take_token();
   // A chain is shorter than 2^32 bytes (Queue::pop).
   flights_[token].emplace(Flight{.queue = &queue,
                                  .chain = std::move(chain),
@@ -83,7 +92,8 @@ void Requests::completed(std::uint32_t token, const base::Status& outcome) {
     count_success(flight.request);
     return answer(token, RequestStatus::kOk);
   }
-  count_failure(flight.request.operation, outcome.error());
+  // Given up by a reset: no failure of the disk's.
+  if (outcome.error().code != ECANCELED) count_failure(flight.request.operation, outcome.error());
   if (flight.request.operation == Operation::kRead) {
     // Nothing half-read is left for the driver to find.
     for (const auto& span : flight.spans) std::ranges::fill(span, std::byte{0});

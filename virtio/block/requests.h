@@ -25,6 +25,7 @@ class Requests {
 
   // The drive's disk from now on; only when idle().
   void use(std::unique_ptr<Backend> backend) { backend_ = std::move(backend); }
+  [[nodiscard]] bool has_backend() const { return backend_ != nullptr; }
   [[nodiscard]] Backend& backend() { return *backend_; }
 
   // Serves the chain, or submits it to the backend: then completed() answers it. Only when not full().
@@ -34,7 +35,7 @@ class Requests {
   // As in Completions.
   void completed(std::uint32_t token, const base::Status& outcome);
 
-  [[nodiscard]] bool full() const { return free_.empty(); }
+  [[nodiscard]] bool full() const { return free_.empty() && flights_.size() == kMostInFlight; }
   [[nodiscard]] bool idle() const { return free_.size() == flights_.size(); }
   // Bytes moved for requests that were answered since the last call.
   std::uint64_t take_moved_bytes() { return std::exchange(moved_bytes_, 0); }
@@ -55,6 +56,7 @@ class Requests {
     std::vector<Range> ranges;
   };
 
+  std::uint32_t take_token();
   std::optional<RequestStatus> start(std::uint32_t token, const Disk& disk, bool write_through);
   std::optional<Refusal> fetch_ranges(Flight& flight, const Disk& disk) const;
   void answer(std::uint32_t token, RequestStatus status);
@@ -65,7 +67,7 @@ class Requests {
 
   std::string id_;
   std::unique_ptr<Backend> backend_;
-  std::vector<std::optional<Flight>> flights_;  // by token; never grows
+  std::vector<std::optional<Flight>> flights_;  // by token; grows up to kMostInFlight, and stays in place
   std::vector<std::uint32_t> free_;             // tokens
   std::uint64_t moved_bytes_ = 0;
   Metrics metrics_;

@@ -20,6 +20,7 @@ class SyncBackend final : public Backend {
   }
   void start() override {}
   void drain() override {}
+  void abandon() override {}
 
  private:
   std::unique_ptr<Medium> medium_;

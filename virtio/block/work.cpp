@@ -82,6 +82,12 @@ void Work::account(std::int64_t result) {
   }
 }
 
+void Work::give_up() {
+  if (finished_) return;
+  finished_ = true;
+  outcome_ = fail_errno(ECANCELED, "finish a request");
+}
+
 void Work::moved(std::uint64_t bytes) {
   call_.offset += bytes;
   if (to_fill_ > 0) {

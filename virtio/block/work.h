@@ -30,6 +30,8 @@ class Work {
   [[nodiscard]] const Call& call() const { return call_; }
   // `result`: as Medium::perform() returns it.
   void account(std::int64_t result);
+  // What is not finished ends here, with ECANCELED.
+  void give_up();
   [[nodiscard]] const base::Status& outcome() const { return outcome_; }
 
  private:

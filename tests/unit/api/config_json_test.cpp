@@ -15,7 +15,9 @@ json full() {
     "machine-config": {"vcpu_count": 4, "mem_size_mib": 256, "smt": false, "huge_pages": "None"},
     "drives": [
       {"drive_id": "root_1", "is_root_device": true, "path_on_host": "/r", "is_read_only": true},
-      {"drive_id": "data", "is_root_device": false, "path_on_host": "/d", "cache_type": "Writeback", "partuuid": "x"}
+      {"drive_id": "data", "is_root_device": false, "path_on_host": "/d", "cache_type": "Writeback", "partuuid": "x",
+       "io_engine": "Async"},
+      {"drive_id": "more", "is_root_device": false, "path_on_host": "/m", "io_engine": "Sync"}
     ],
     "network-interfaces": [],
     "vsock": {"guest_cid": 3, "uds_path": "/v", "vsock_id": "old"},
@@ -40,12 +42,16 @@ TEST_CASE("a whole configuration file is read") {
   CHECK(c.vm.boot.boot_args == "a b");
   CHECK(c.vm.machine.vcpu_count == 4);
   CHECK(c.vm.machine.mem_size_mib == 256);
-  REQUIRE(c.vm.drives.size() == 2);
+  REQUIRE(c.vm.drives.size() == 3);
   CHECK(c.vm.drives[0].is_root_device);
   CHECK(c.vm.drives[0].block.read_only);
   CHECK(c.vm.drives[0].block.cache_type == mayfly::virtio::block::CacheType::kUnsafe);
   CHECK(c.vm.drives[1].block.cache_type == mayfly::virtio::block::CacheType::kWriteback);
   CHECK(c.vm.drives[1].partuuid == "x");
+  using mayfly::virtio::block::IoEngine;
+  CHECK(c.vm.drives[0].block.io_engine == IoEngine::kBest);
+  CHECK(c.vm.drives[1].block.io_engine == IoEngine::kAsync);
+  CHECK(c.vm.drives[2].block.io_engine == IoEngine::kSync);
   REQUIRE(c.vm.vsock.has_value());
   CHECK(c.vm.vsock->guest_cid == 3);
   REQUIRE(c.logger.has_value());

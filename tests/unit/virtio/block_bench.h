@@ -4,11 +4,13 @@
 #include <catch2/catch.hpp>
 
 #include <atomic>
+#include <chrono>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "tests/support/fake_disk.h"
+#include "tests/support/fake_ring.h"
 #include "tests/support/mmio_driver.h"
 #include "tests/support/virtio_driver.h"
 #include "virtio/block/device.h"
@@ -23,7 +25,12 @@ inline constexpr std::uint8_t kOk = 0;
 inline constexpr std::uint8_t kIoError = 1;
 inline constexpr std::uint8_t kUnsupported = 2;
 
+// kAsync is on a ring of the test's, kUring on the kernel's.
+enum class Engine { kSync, kAsync, kUring };
+
 struct Options {
+  // Absent: the test is run for both of kSync and kAsync.
+  std::optional<Engine> engine = {};
   bool read_only = false;
   CacheType cache_type = CacheType::kWriteback;
   std::uint64_t declined = 0;  // features that the driver does not accept
@@ -35,7 +42,8 @@ struct Options {
 // A device on a disk in memory, behind a transport, with its driver started.
 struct Bench {
   explicit Bench(const Options& options = {})
-      : disk(options.sectors * kSectorSize),
+      : engine(options.engine ? *options.engine : GENERATE(Engine::kSync, Engine::kAsync)),
+        disk(options.sectors * kSectorSize),
         device(make(options)),
         transport(*device, guest.memory(), [this] { ++irqs; }),
         registers(transport),
@@ -62,16 +70,37 @@ struct Bench {
         .value();
   }
   base::Result<std::unique_ptr<Backend>> open(const std::string& path, const Opening& opening) {
-    if (path == "first") return open(disk, opening);
-    if (path == "second") return open(second_disk, opening);
+    if (path == "first") return open(disk, ring.rings == 0 ? ring : spare_ring, opening);
+    if (path == "second") return open(second_disk, second_ring, opening);
     return base::fail("{} is not there", path);
   }
-  static std::unique_ptr<Backend> open(FakeDisk& on, const Opening& opening) {
-    return make_sync_backend(std::make_unique<FakeMedium>(on), opening.completions);
+  base::Result<std::unique_ptr<Backend>> open(FakeDisk& on, RingControl& control, const Opening& opening) {
+    auto medium = std::make_unique<FakeMedium>(on);
+    if (engine == Engine::kSync) return make_sync_backend(std::move(medium), opening.completions);
+    if (engine == Engine::kUring) {
+      return make_async_backend(std::move(medium), TRY(make_uring(on.fd(), false)), opening);
+    }
+    control.perform = [&on](const Call& call) { return on.perform(call); };
+    return make_async_backend(std::move(medium), std::make_unique<FakeRing>(control), opening);
   }
 
   void kick() { registers.notify(0); }
-  void wait_for_used() {}
+  // Lets the loop have a round, on this thread.
+  void pump() {
+    loop->stop();
+    REQUIRE(loop->run());
+  }
+  // Nothing where there is none, not even soon.
+  std::optional<Used> next_used(DriverQueue& queue) {
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    for (int rounds = 0;; ++rounds) {
+      if (auto used = queue.take_used()) return used;
+      // Rings of a test's have done all that they will after some rounds.
+      if (engine != Engine::kUring ? rounds > 20 : std::chrono::steady_clock::now() > deadline) return {};
+      pump();
+    }
+  }
+  std::optional<Used> next_used() { return next_used(driver); }
   ChainBuilder request(std::uint32_t type, std::uint64_t sector = 0) {
     ChainBuilder builder(guest);
     builder.readable_object(RequestHeader{type, 0U, sector});
@@ -87,8 +116,7 @@ struct Bench {
   }
   std::uint8_t finish(const std::vector<test::Buffer>& buffers, std::uint16_t head) {
     kick();
-    wait_for_used();
-    const auto used = driver.take_used();
+    const auto used = next_used();
     REQUIRE(used);
     CHECK(used->id == head);
     std::uint32_t writable = 0;
@@ -113,9 +141,13 @@ struct Bench {
   }
   std::uint64_t capacity() { return registers.read<std::uint64_t>(reg::kConfig); }
 
+  const Engine engine;
   FakeGuest guest;
   FakeDisk disk;
   FakeDisk second_disk{10 * kSectorSize};
+  RingControl ring;
+  RingControl second_ring;
+  RingControl spare_ring;  // of a second device on the first disk
   std::unique_ptr<base::EventLoop> loop = base::EventLoop::create().value();
   std::atomic<int> irqs = 0;
   std::unique_ptr<Device> device;
