@@ -1,7 +1,8 @@
 // The block device behind its registers, against an arbitrary driver: register accesses in any order, rings
-// and requests of any content, a disk that fails and changes its size.
+// and requests of any content, a disk that fails and changes its size, on either engine.
 #include "tests/fuzz/input.h"
 #include "tests/fuzz/ring_writer.h"
+#include "tests/support/fake_ring.h"
 #include "tests/support/mmio_driver.h"
 #include "virtio/block/device.h"
 #include "virtio/block/request.h"
@@ -25,6 +26,8 @@ base::log::Options quiet() {
 }
 
 constexpr std::array<int, 6> kResults = {0, 1, -EINTR, -EIO, -ENOSPC, -EOPNOTSUPP};
+
+using Opened = base::Result<std::unique_ptr<block::Backend>>;
 
 struct Disk {
   std::uint64_t size = 64 * block::kSectorSize;
@@ -90,8 +93,8 @@ void make_segments(test::FakeGuest& guest, test::DriverQueue& driver, Input& inp
   driver.make_available(0);
 }
 
-void run(block::Device& device, MmioTransport& transport, test::FakeGuest& guest, Disk& disk, Input& input,
-         std::uint16_t queue_size) {
+void run(block::Device& device, MmioTransport& transport, test::FakeGuest& guest, Disk& disk,
+         test::RingControl& ring, base::EventLoop& loop, Input& input, std::uint16_t queue_size) {
   test::MmioDriver registers(transport);
   test::DriverQueue driver(guest,
                            {.size = queue_size,
@@ -102,7 +105,7 @@ void run(block::Device& device, MmioTransport& transport, test::FakeGuest& guest
   fuzz::RingWriter writer(guest, driver, GuestAddress(0x14000));
   while (!input.empty()) {
     const std::uint8_t act = input.byte();
-    switch (act % 16) {
+    switch (act % 17) {
       case 0:
       case 1:
       case 2:
@@ -118,11 +121,12 @@ void run(block::Device& device, MmioTransport& transport, test::FakeGuest& guest
       case 6:
       case 7:
       case 8:
-        registers.notify(input.byte() & 1U);
+        registers.notify(input.byte() & 3U);
         break;
       case 9:
         registers.negotiate(input.byte() >= 128 ? registers.offered() : input.number());
-        registers.set_queue(0, driver.layout());
+        for (std::uint32_t index = act >> 6U; index < 4; index += 2)
+          registers.set_queue(index, driver.layout());
         registers.start();
         break;
       case 10:
@@ -141,9 +145,22 @@ void run(block::Device& device, MmioTransport& transport, test::FakeGuest& guest
         disk.results[input.byte() % disk.results.size()] = kResults[input.byte() % kResults.size()];
         break;
       case 14: {
-        disk.size = (1U + input.byte()) * block::kSectorSize;
         const std::lock_guard lock(device.mutex());
+        device.quiesce();
+        require(ring.begun.empty() && ring.finished.empty());
+        disk.size = (1U + input.byte()) * block::kSectorSize;
         require(device.update("").has_value());
+        break;
+      }
+      case 15: {
+        const std::uint8_t what = input.byte();
+        ring.slow = (what & 1U) != 0;
+        ring.reversed = (what & 2U) != 0;
+        ring.cancels = (what & 4U) != 0;
+        ring.refusals = what >> 6U;
+        if ((what & 8U) != 0) ring.finish_all((what & 16U) != 0);
+        loop.stop();
+        require(loop.run().has_value());
         break;
       }
       default:
@@ -164,16 +181,23 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   Input input(data, size);
   const std::uint8_t mode = input.byte();
   Disk disk{.read_only = (mode & 1U) != 0};
+  CheckingMedium below_ring(disk);
+  test::RingControl ring;
+  ring.perform = [&](const block::Call& call) { return below_ring.perform(call); };
   const block::Config config = {
       .id = "fuzz",
       .path = "disk",
       .read_only = disk.read_only,
       .cache_type = (mode & 2U) != 0 ? block::CacheType::kWriteback : block::CacheType::kUnsafe};
+  const auto open = [&](const std::string&, const block::Opening& opening) -> Opened {
+    auto medium = std::make_unique<CheckingMedium>(disk);
+    if ((mode & 32U) == 0) return block::make_sync_backend(std::move(medium), opening.completions);
+    return block::make_async_backend(std::move(medium), std::make_unique<test::FakeRing>(ring), opening);
+  };
   const auto device =
-      block::Device::create(config, *loop, [&](const std::string&, const block::Opening& opening) {
-        return block::make_sync_backend(std::make_unique<CheckingMedium>(disk), opening.completions);
-      }).value();
+      block::Device::create(config, static_cast<std::uint16_t>(1U + (mode >> 6U)), *loop, open).value();
   MmioTransport transport(*device, guest.memory(), [] {});
-  run(*device, transport, guest, disk, input, static_cast<std::uint16_t>(1U << ((mode >> 2U) & 7U)));
+  run(*device, transport, guest, disk, ring, *loop, input,
+      static_cast<std::uint16_t>(1U << ((mode >> 2U) & 7U)));
   return 0;
 }

@@ -1,7 +1,7 @@
 #include "virtio/block/device.h"
 
 #include <algorithm>
-#include <array>
+#include <bitset>
 #include <optional>
 
 #include "base/log.h"
@@ -22,8 +22,12 @@ constexpr std::uint32_t kMostSegments = kQueueSize - 2U;
 
 class DeviceImpl final : public Device, private Completions {
  public:
-  DeviceImpl(const Config& config, base::EventLoop& loop, BackendOpener opener)
-      : config_(config), loop_(loop), opener_(std::move(opener)), requests_(config.id) {}
+  DeviceImpl(const Config& config, std::uint16_t queues, base::EventLoop& loop, BackendOpener opener)
+      : config_(config),
+        loop_(loop),
+        opener_(std::move(opener)),
+        queue_sizes_(std::clamp<std::uint16_t>(queues, 1, kMostQueues), kQueueSize),
+        requests_(config.id) {}
   ~DeviceImpl() override {
     if (requests_.has_backend()) reset();
   }
@@ -33,13 +37,14 @@ class DeviceImpl final : public Device, private Completions {
   // Once, before first use: a timer and a backend need an object that stays where it is.
   base::Status prepare() {
     rest_ = TRY(base::Timer::create(
-        loop_, [this] { serve(); }, &mutex()));
+        loop_, [this] { next_turn(); }, &mutex()));
     auto backend = TRY(open(config_.path));
     const std::uint64_t size = TRY(backend->size());
     const Geometry geometry = backend->geometry();
     requests_.use(std::move(backend));
     discards_ = geometry.discards && !config_.read_only;
     space_ = describe(geometry, kMostSegments, discards_);
+    if (queue_sizes_.size() > 1) space_.num_queues = static_cast<std::uint16_t>(queue_sizes_.size());
     set_size(size);
     return {};
   }
@@ -50,13 +55,11 @@ class DeviceImpl final : public Device, private Completions {
                              kFeatureBlkSize | kFeatureTopology;
     if (config_.read_only) features |= kFeatureReadOnly;
     if (config_.cache_type == CacheType::kWriteback) features |= kFeatureFlush;
+    if (queue_sizes_.size() > 1) features |= kFeatureMultiQueue;
     if (discards_) features |= kFeatureDiscard | kFeatureWriteZeroes;
     return features;
   }
-  [[nodiscard]] std::span<const std::uint16_t> queue_sizes() const override {
-    static constexpr std::array<std::uint16_t, 1> kSizes = {kQueueSize};
-    return kSizes;
-  }
+  [[nodiscard]] std::span<const std::uint16_t> queue_sizes() const override { return queue_sizes_; }
 
   void read_config(std::uint32_t offset, std::span<std::byte> out) const override {
     const auto space = std::as_bytes(std::span(&space_, 1));
@@ -68,15 +71,13 @@ class DeviceImpl final : public Device, private Completions {
   void write_config(std::uint32_t /*offset*/, std::span<const std::byte> /*in*/) override {}
 
   base::Status activate(Activation activation) override;
-  void queue_notified(std::uint16_t /*index*/) override { serve(); }
+  void queue_notified(std::uint16_t index) override;
   void reset() override;
   void quiesce() override;
 
   base::Status update(const std::string& path) override;
   [[nodiscard]] Metrics metrics() const override { return requests_.metrics(); }
-  [[nodiscard]] State save() const override {
-    return {.queue = active_ ? active_->queues[0].save() : Queue::State{}};
-  }
+  [[nodiscard]] State save() const override;
 
  private:
   // Completions
@@ -102,7 +103,9 @@ class DeviceImpl final : public Device, private Completions {
     return config_.cache_type == CacheType::kWriteback && !negotiated(kFeatureFlush);
   }
 
-  void serve();
+  void turn(std::size_t index);
+  void next_turn();
+  void wait_for_turn();
   bool serve_some(Queue& queue);
   void announce();
   void break_down(const base::Error& error);
@@ -110,26 +113,30 @@ class DeviceImpl final : public Device, private Completions {
   Config config_;
   base::EventLoop& loop_;
   BackendOpener opener_;
-  std::unique_ptr<base::Timer> rest_;  // fires when a batch ended with chains left
+  std::vector<std::uint16_t> queue_sizes_;
+  std::unique_ptr<base::Timer> rest_;  // fires when some queue is pending_ and there is room
   ConfigSpace space_;
-  bool pending_ = false;   // chains may be left that no notification will tell of
-  bool discards_ = false;  // offered, whatever file an update brings
+  std::bitset<kMostQueues> pending_;  // chains may be left that no notification will tell of
+  std::size_t last_turn_ = 0;         // the queue that had it
+  bool discards_ = false;             // offered, whatever file an update brings
   std::optional<Activation> active_;
   Requests requests_;  // refers to active_
   base::log::Limiter limiter_;
 };
 
 base::Status DeviceImpl::activate(Activation activation) {
-  if (activation.queues.empty() || !activation.queues[0].ready()) {
-    return base::fail("the driver set no queue up");
+  // Section 5.2.2: without MQ there is one queue, whatever else was set up.
+  if ((activation.features & kFeatureMultiQueue) == 0 && activation.queues.size() > 1) {
+    std::fill(activation.queues.begin() + 1, activation.queues.end(), Queue());
   }
+  if (std::ranges::none_of(activation.queues, &Queue::ready)) return base::fail("the driver set no queue up");
   active_ = std::move(activation);
   return {};
 }
 
 void DeviceImpl::reset() {
   rest_->cancel();
-  pending_ = false;
+  pending_.reset();
   requests_.backend().abandon();
   active_.reset();
 }
@@ -138,12 +145,19 @@ void DeviceImpl::quiesce() {
   requests_.backend().drain();
   announce();
   // What waited for room would be told of it by completions that have come.
-  if (pending_) rest_->set(std::chrono::nanoseconds(0));
+  wait_for_turn();
 }
 
 void DeviceImpl::settled() {
   announce();
-  if (pending_) serve();
+  next_turn();
+}
+
+State DeviceImpl::save() const {
+  State state;
+  if (!active_) return state;
+  for (const Queue& queue : active_->queues) state.queues.push_back(queue.save());
+  return state;
 }
 
 base::Status DeviceImpl::update(const std::string& path) {
@@ -172,17 +186,35 @@ Disk DeviceImpl::disk() const {
   return disk;
 }
 
-// ---- The queue ----
+// ---- The queues ----
 
-void DeviceImpl::serve() {
-  if (!active_) return;
-  pending_ = serve_some(active_->queues[0]);
+void DeviceImpl::queue_notified(std::uint16_t index) {
+  if (active_ && active_->queues[index].ready()) turn(index);
+}
+
+void DeviceImpl::turn(std::size_t index) {
+  last_turn_ = index;
+  pending_[index] = serve_some(active_->queues[index]);
   // It may have been found broken.
   if (!active_) return;
   requests_.backend().start();
   announce();
-  // When all there may be are on their way, settled() goes on.
-  if (pending_ && !requests_.full()) rest_->set(std::chrono::nanoseconds(0));
+  wait_for_turn();
+}
+
+// When all there may be are on their way, settled() goes on.
+void DeviceImpl::wait_for_turn() {
+  if (pending_.any() && !requests_.full()) rest_->set(std::chrono::nanoseconds(0));
+}
+
+// Round and round, so that no queue that is never empty keeps the others waiting.
+void DeviceImpl::next_turn() {
+  if (pending_.none()) return;
+  std::size_t index = last_turn_;
+  do {
+    index = (index + 1) % kMostQueues;
+  } while (!pending_[index]);
+  turn(index);
 }
 
 // Whether it stopped with chains left.
@@ -212,7 +244,10 @@ bool DeviceImpl::serve_some(Queue& queue) {
 // Tells the driver of what was answered.
 void DeviceImpl::announce() {
   requests_.take_moved_bytes();
-  if (active_ && active_->queues[0].should_notify()) active_->interrupt->queue_used();
+  if (!active_) return;
+  bool wanted = false;
+  for (Queue& queue : active_->queues) wanted = (queue.ready() && queue.should_notify()) || wanted;
+  if (wanted) active_->interrupt->queue_used();
 }
 
 void DeviceImpl::break_down(const base::Error& error) {
@@ -221,7 +256,7 @@ void DeviceImpl::break_down(const base::Error& error) {
     base::log::warning("drive {}: the driver broke its queue: {}", config_.id, error.message);
   }
   Interrupt& interrupt = *active_->interrupt;
-  pending_ = false;
+  pending_.reset();
   // What was taken before the error is answered and announced all the same.
   requests_.backend().drain();
   announce();
@@ -231,13 +266,14 @@ void DeviceImpl::break_down(const base::Error& error) {
 
 }  // namespace
 
-Result<std::unique_ptr<Device>> Device::create(const Config& config, base::EventLoop& loop) {
-  return create(config, loop, open_file_backend);
+Result<std::unique_ptr<Device>> Device::create(const Config& config, std::uint16_t queues,
+                                               base::EventLoop& loop) {
+  return create(config, queues, loop, open_file_backend);
 }
 
-Result<std::unique_ptr<Device>> Device::create(const Config& config, base::EventLoop& loop,
-                                               BackendOpener opener) {
-  auto device = std::make_unique<DeviceImpl>(config, loop, std::move(opener));
+Result<std::unique_ptr<Device>> Device::create(const Config& config, std::uint16_t queues,
+                                               base::EventLoop& loop, BackendOpener opener) {
+  auto device = std::make_unique<DeviceImpl>(config, queues, loop, std::move(opener));
   if (auto prepared = device->prepare(); !prepared) {
     return fail_because(std::move(prepared).error(), "drive {}", config.id);
   }

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/event_loop.h"
 #include "base/result.h"
@@ -30,29 +31,33 @@ inline constexpr std::uint64_t kFeatureReadOnly = 1ULL << 5U;
 inline constexpr std::uint64_t kFeatureBlkSize = 1ULL << 6U;
 inline constexpr std::uint64_t kFeatureFlush = 1ULL << 9U;
 inline constexpr std::uint64_t kFeatureTopology = 1ULL << 10U;
+inline constexpr std::uint64_t kFeatureMultiQueue = 1ULL << 12U;
 inline constexpr std::uint64_t kFeatureDiscard = 1ULL << 13U;
 inline constexpr std::uint64_t kFeatureWriteZeroes = 1ULL << 14U;
 
 inline constexpr std::uint16_t kQueueSize = 256;
+inline constexpr std::uint16_t kMostQueues = 32;
 
-// What a snapshot keeps besides the transport's registers: where the queue stands. Of a device that is
+// What a snapshot keeps besides the transport's registers: where each queue stands. Of a device that is
 // quiesce()d, so that no request is in flight.
 struct State {
-  Queue::State queue;
+  std::vector<Queue::State> queues;  // by index; empty while the device is not active
 };
 
-// Requests are taken from the ring on the thread that calls queue_notified(), at most kBatch of them a call;
-// what is left is taken up on the loop's thread, after other work had its turn. At most kMostInFlight are on
-// their way at a time; the asynchronous engine finishes them on the loop's thread.
+// Requests are taken from a ring on the thread that calls queue_notified(), at most kBatch of them a call;
+// what is left is taken up on the loop's thread, kBatch of each queue in turn, between other work. At most
+// kMostInFlight are on their way at a time; the asynchronous engine finishes them on the loop's thread.
 class Device : public VirtioDevice {
  public:
   static constexpr unsigned kBatch = 64;
 
-  // Opens and checks the file. `loop` outlives the device.
-  static base::Result<std::unique_ptr<Device>> create(const Config& config, base::EventLoop& loop);
+  // Opens and checks the file. `queues`: one for each vCPU is best; 1 to kMostQueues. `loop` outlives the
+  // device.
+  static base::Result<std::unique_ptr<Device>> create(const Config& config, std::uint16_t queues,
+                                                      base::EventLoop& loop);
   // The same on another kind of disk.
-  static base::Result<std::unique_ptr<Device>> create(const Config& config, base::EventLoop& loop,
-                                                      BackendOpener opener);
+  static base::Result<std::unique_ptr<Device>> create(const Config& config, std::uint16_t queues,
+                                                      base::EventLoop& loop, BackendOpener opener);
 
   // A new backing file, or the same one looked at again when `path` is empty: updates the capacity and tells
   // the driver, once what is in flight is done. An error leaves everything as it was. The new file may be

@@ -37,6 +37,7 @@ struct Options {
   std::uint16_t queue_size = 128;
   bool discards = true;  // the disk can
   std::uint64_t sectors = 64;
+  std::uint16_t queues = 1;
 };
 
 // A device on a disk in memory, behind a transport, with its driver started.
@@ -65,7 +66,7 @@ struct Bench {
     const Config config = {
         .id = "rootfs", .path = "first", .read_only = options.read_only, .cache_type = options.cache_type};
     return Device::create(
-               config, *loop,
+               config, options.queues, *loop,
                [this](const std::string& path, const Opening& opening) { return open(path, opening); })
         .value();
   }

@@ -283,7 +283,7 @@ TEST_CASE("block: a real file that shrinks under the device") {
   FakeGuest guest;
   const auto loop = base::EventLoop::create().value();
   const IoEngine engine = GENERATE(IoEngine::kSync, IoEngine::kAsync);
-  const auto device = Device::create({.id = "d", .path = path, .io_engine = engine}, *loop).value();
+  const auto device = Device::create({.id = "d", .path = path, .io_engine = engine}, 1, *loop).value();
   MmioTransport transport(*device, guest.memory(), [] {});
   MmioDriver registers(transport);
   REQUIRE(registers.negotiate(registers.offered()));
@@ -328,7 +328,7 @@ TEST_CASE("block: create names the drive and the path") {
   const test::TemporaryFolder folder;
   const auto loop = base::EventLoop::create().value();
   const std::string path = folder.path("missing.ext4");
-  const auto device = Device::create({.id = "scratch", .path = path}, *loop);
+  const auto device = Device::create({.id = "scratch", .path = path}, 1, *loop);
   REQUIRE_FALSE(device);
   CHECK_THAT(device.error().message, Catch::Contains("drive scratch") && Catch::Contains(path));
 }
@@ -471,13 +471,13 @@ TEST_CASE("block: a saved device goes on where it was") {
     const std::lock_guard lock(b.device->mutex());
     state = b.device->save();
   }
-  CHECK(state.queue.next_available == 1);
-  CHECK(state.queue.next_used == 1);
+  CHECK(state.queues.at(0).next_available == 1);
+  CHECK(state.queues.at(0).next_used == 1);
 
   const auto other = b.make({});
   std::atomic<int> irqs = 0;
   MmioTransport transport(*other, b.guest.memory(), [&] { ++irqs; });
-  REQUIRE(transport.restore(registers, std::span(&state.queue, 1)));
+  REQUIRE(transport.restore(registers, state.queues));
   const auto head = b.request(kTypeGetId).writable(21).submit(b.driver);
   transport.queue_notified(0);
   CHECK(b.next_used()->id == head);

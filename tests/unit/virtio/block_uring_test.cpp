@@ -105,7 +105,8 @@ TEST_CASE("block uring: reset, quiesce and update with requests on their way") {
   REQUIRE(::truncate(path.c_str(), kSize) == 0);
   test::FakeGuest guest;
   const auto loop = base::EventLoop::create().value();
-  const auto device = Device::create({.id = "d", .path = path, .io_engine = IoEngine::kAsync}, *loop).value();
+  const auto device =
+      Device::create({.id = "d", .path = path, .io_engine = IoEngine::kAsync}, 1, *loop).value();
   MmioTransport transport(*device, guest.memory(), [] {});
   test::MmioDriver registers(transport);
   DriverQueue queue(guest, 256, registers.offered());
@@ -161,7 +162,8 @@ TEST_CASE("block uring: a reset on a thread that is not the loop's, while the lo
   const std::string path = folder.file("disk", std::string(4U << 20U, 'd'));
   test::FakeGuest guest;
   const auto loop = base::EventLoop::create().value();
-  const auto device = Device::create({.id = "d", .path = path, .io_engine = IoEngine::kAsync}, *loop).value();
+  const auto device =
+      Device::create({.id = "d", .path = path, .io_engine = IoEngine::kAsync}, 1, *loop).value();
   MmioTransport transport(*device, guest.memory(), [] {});
   test::MmioDriver registers(transport);
   std::thread runner([&] { REQUIRE(loop->run()); });
@@ -195,7 +197,7 @@ TEST_CASE("block: which engine a drive gets") {
   const auto loop = base::EventLoop::create().value();
   const std::string path = folder.file("disk", std::string(4096, 'd'));
   const auto make = [&](IoEngine engine) {
-    return Device::create({.id = "data", .path = path, .io_engine = engine}, *loop);
+    return Device::create({.id = "data", .path = path, .io_engine = engine}, 1, *loop);
   };
   CHECK(make(IoEngine::kBest));
   CHECK(make(IoEngine::kSync));
@@ -218,7 +220,6 @@ TEST_CASE("block: which engine a drive gets") {
   REQUIRE(::setrlimit(RLIMIT_NOFILE, &before) == 0);
   CHECK(best.empty());
   REQUIRE_FALSE(insisting);
-  CHECK_THAT(insisting.error().message,
-             Catch::Contains("drive data") && Catch::Contains("io_engine Async") &&
-                 Catch::Contains("Too many open files"));
+  CHECK_THAT(insisting.error().message, Catch::Contains("drive data") && Catch::Contains("io_engine Async") &&
+                                            Catch::Contains("Too many open files"));
 }
