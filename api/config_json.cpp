@@ -67,9 +67,13 @@ Result<vmm::DriveConfig> parse_drive(const json& object, std::string where) {
   if (TRY(fields.choice("cache_type", kCacheTypes)) == "Writeback") {
     drive.block.cache_type = virtio::block::CacheType::kWriteback;
   }
-  static constexpr std::array kEngines = {"Sync"sv};
-  TRY(fields.choice("io_engine", kEngines));
-  TRY(fields.refuse("rate_limiter", "not supported"));
+  static constexpr std::array kEngines = {"Sync"sv, "Async"sv};
+  if (const std::string engine = TRY(fields.choice("io_engine", kEngines));
+      fields.find("io_engine") != nullptr) {
+    using virtio::block::IoEngine;
+    drive.block.io_engine = engine == "Async" ? IoEngine::kAsync : IoEngine::kSync;
+  }
+  drive.block.rate_limiter = TRY(parse_rate_limiter(fields, "rate_limiter"));
   TRY(fields.finish());
   return drive;
 }

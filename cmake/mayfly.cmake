@@ -37,6 +37,15 @@ else()
   target_link_libraries(mayfly_fmt INTERFACE fmt::fmt)
 endif()
 
+# io_uring's system calls; static executables take the archive.
+if(MAYFLY_STATIC)
+  find_library(MAYFLY_URING liburing.a REQUIRED)
+else()
+  find_library(MAYFLY_URING uring REQUIRED)
+endif()
+add_library(mayfly_uring INTERFACE)
+target_link_libraries(mayfly_uring INTERFACE ${MAYFLY_URING})
+
 # What nearly every file includes takes longer to read than the file: read once.
 add_library(mayfly_headers OBJECT ${CMAKE_CURRENT_LIST_DIR}/headers.cpp)
 target_link_libraries(mayfly_headers PRIVATE mayfly_options mayfly_fmt Threads::Threads)

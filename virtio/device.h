@@ -66,6 +66,9 @@ class VirtioDevice {
   // Back to before activate(): drains or drops what is in flight so that guest memory is not touched any more
   // after it returns. Also called when the device is not active.
   virtual void reset() = 0;
+  // Waits until no work that was begun earlier touches guest memory any more; what that work completes is
+  // announced. The device stays active: the machine pauses.
+  virtual void quiesce() {}
 
   [[nodiscard]] std::mutex& mutex() { return mutex_; }
 

@@ -167,7 +167,8 @@ Status KvmMachine::add_virtio(std::unique_ptr<virtio::VirtioDevice> device) {
 Status KvmMachine::add_devices(const VmConfig& config) {
   legacy_ = TRY(LegacyDevices::create(config, vm_, loop_, buses(), [this] { guest_reset(); }));
   for (const DriveConfig* drive : drives_in_order(config)) {
-    auto device = TRY(virtio::block::Device::create(drive->block, loop_));
+    const auto queues = static_cast<std::uint16_t>(config.machine.vcpu_count);
+    auto device = TRY(virtio::block::Device::create(drive->block, queues, loop_));
     TRY(add_virtio(std::move(device)));
   }
   for (const virtio::net::Config& interface : config.network_interfaces) {

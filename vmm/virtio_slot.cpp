@@ -65,6 +65,9 @@ void VirtioSlot::unwatch_doorbells() {
 void VirtioSlot::hold() {
   unwatch_doorbells();
   loop_.hold(&device_->mutex());
+  // No more is begun; what was begun is waited for.
+  const std::lock_guard lock(device_->mutex());
+  device_->quiesce();
 }
 
 base::Status VirtioSlot::release() {

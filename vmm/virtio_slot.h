@@ -31,7 +31,7 @@ class VirtioSlot final : public BusDevice {
   void write(std::uint64_t offset, std::span<const std::byte> in) override { transport_.write(offset, in); }
 
   // From hold() to release() the device does nothing: neither doorbells nor what it watches on the host are
-  // answered. On the loop's thread.
+  // answered, and nothing that was begun before is left. On the loop's thread.
   void hold();
   base::Status release();
 

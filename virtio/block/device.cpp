@@ -1,12 +1,12 @@
 #include "virtio/block/device.h"
 
 #include <algorithm>
-#include <array>
-#include <cerrno>
+#include <bitset>
 #include <optional>
 
 #include "base/log.h"
-#include "virtio/block/request.h"
+#include "virtio/block/config_space.h"
+#include "virtio/block/requests.h"
 
 namespace mayfly::virtio::block {
 
@@ -17,43 +17,50 @@ namespace {
 // A batch that moved this many bytes tells the driver before it goes on, so that the guest works meanwhile.
 constexpr std::uint64_t kNotifyBytes = 1U << 20U;
 
-// Section 5.2.4: the configuration space up to the last field that we offer the feature for.
-struct ConfigSpace {
-  base::Le64 capacity;  // sectors of 512 bytes
-  base::Le32 size_max;
-  base::Le32 seg_max;
-  base::Le32 geometry;
-  base::Le32 blk_size;
-};
-static_assert(sizeof(ConfigSpace) == 24 && base::Wire<ConfigSpace>);
+// Section 5.2.4, seg_max: a header and a status besides the data.
+constexpr std::uint32_t kMostSegments = kQueueSize - 2U;
 
-class DeviceImpl final : public Device {
+class DeviceImpl final : public Device, private Completions {
  public:
-  DeviceImpl(const Config& config, BackendOpener opener, std::unique_ptr<Backend> backend, std::uint64_t size)
-      : config_(config), opener_(std::move(opener)), backend_(std::move(backend)) {
-    set_size(size);
-    space_.seg_max = kQueueSize - 2U;  // a header and a status besides the data
-    space_.blk_size = kSectorSize;
+  DeviceImpl(const Config& config, std::uint16_t queues, base::EventLoop& loop, BackendOpener opener)
+      : config_(config),
+        loop_(loop),
+        opener_(std::move(opener)),
+        queue_sizes_(std::clamp<std::uint16_t>(queues, 1, kMostQueues), kQueueSize),
+        limiter_(config.rate_limiter, Clock::now()),
+        requests_(config.id) {}
+  ~DeviceImpl() override {
+    if (requests_.has_backend()) reset();
   }
+  DeviceImpl(const DeviceImpl&) = delete;
+  DeviceImpl& operator=(const DeviceImpl&) = delete;
 
-  // Once, before first use: a timer needs an object that stays where it is.
-  base::Status prepare(base::EventLoop& loop) {
+  // Once, before first use: a timer and a backend need an object that stays where it is.
+  base::Status prepare() {
     rest_ = TRY(base::Timer::create(
-        loop, [this] { process(); }, &mutex()));
+        loop_, [this] { next_turn(); }, &mutex()));
+    auto backend = TRY(open(config_.path));
+    const std::uint64_t size = TRY(backend->size());
+    const Geometry geometry = backend->geometry();
+    requests_.use(std::move(backend));
+    discards_ = geometry.discards && !config_.read_only;
+    space_ = describe(geometry, kMostSegments, discards_);
+    if (queue_sizes_.size() > 1) space_.num_queues = static_cast<std::uint16_t>(queue_sizes_.size());
+    set_size(size);
     return {};
   }
 
   [[nodiscard]] DeviceType type() const override { return DeviceType::kBlock; }
   [[nodiscard]] std::uint64_t offered_features() const override {
-    std::uint64_t features = kFeatureIndirectDesc | kFeatureEventIdx | kFeatureSegMax | kFeatureBlkSize;
+    std::uint64_t features = kFeatureIndirectDesc | kFeatureEventIdx | kFeatureSizeMax | kFeatureSegMax |
+                             kFeatureBlkSize | kFeatureTopology;
     if (config_.read_only) features |= kFeatureReadOnly;
     if (config_.cache_type == CacheType::kWriteback) features |= kFeatureFlush;
+    if (queue_sizes_.size() > 1) features |= kFeatureMultiQueue;
+    if (discards_) features |= kFeatureDiscard | kFeatureWriteZeroes;
     return features;
   }
-  [[nodiscard]] std::span<const std::uint16_t> queue_sizes() const override {
-    static constexpr std::array<std::uint16_t, 1> kSizes = {kQueueSize};
-    return kSizes;
-  }
+  [[nodiscard]] std::span<const std::uint16_t> queue_sizes() const override { return queue_sizes_; }
 
   void read_config(std::uint32_t offset, std::span<std::byte> out) const override {
     const auto space = std::as_bytes(std::span(&space_, 1));
@@ -64,91 +71,179 @@ class DeviceImpl final : public Device {
   // No field of ours is the driver's to write.
   void write_config(std::uint32_t /*offset*/, std::span<const std::byte> /*in*/) override {}
 
-  base::Status activate(Activation activation) override {
-    if (activation.queues.empty() || !activation.queues[0].ready()) {
-      return base::fail("the driver set no queue up");
-    }
-    active_ = std::move(activation);
-    return {};
-  }
-  void queue_notified(std::uint16_t /*index*/) override { process(); }
-  void reset() override {
-    rest_->cancel();
-    active_.reset();
-  }
+  base::Status activate(Activation activation) override;
+  void queue_notified(std::uint16_t index) override;
+  void reset() override;
+  void quiesce() override;
 
-  base::Status update(const std::string& path) override {
-    std::unique_ptr<Backend> opened;
-    if (!path.empty()) opened = TRY(opener_(path, config_.read_only));
-    set_size(TRY((opened ? opened : backend_)->size()));
-    if (opened) backend_ = std::move(opened);
-    ++metrics_.updates;
-    if (transport() != nullptr) transport()->config_changed();
-    return {};
-  }
-
-  [[nodiscard]] Metrics metrics() const override { return metrics_; }
-  [[nodiscard]] State save() const override {
-    return {.queue = active_ ? active_->queues[0].save() : Queue::State{}};
-  }
+  base::Status update(const std::string& path) override;
+  void update(const RateLimiterConfig& limiter) override;
+  [[nodiscard]] Metrics metrics() const override { return requests_.metrics(); }
+  [[nodiscard]] State save() const override;
 
  private:
-  void set_size(std::uint64_t bytes) { space_.capacity = bytes / kSectorSize; }
+  // Completions
+  void completed(std::uint32_t token, const base::Status& outcome) override {
+    requests_.completed(token, outcome);
+  }
+  void settled() override;
 
-  [[nodiscard]] Disk disk() const {
-    return {.sectors = space_.capacity,
-            .read_only = config_.read_only,
-            .flush = (active_->features & kFeatureFlush) != 0};
+  Result<std::unique_ptr<Backend>> open(const std::string& path) {
+    return opener_(path, Opening{.read_only = config_.read_only,
+                                 .engine = config_.io_engine,
+                                 .loop = loop_,
+                                 .mutex = mutex(),
+                                 .completions = *this});
+  }
+  void set_size(std::uint64_t bytes) { space_.capacity = bytes / kSectorSize; }
+  [[nodiscard]] bool negotiated(std::uint64_t features) const {
+    return (active_->features & features) == features;
+  }
+  [[nodiscard]] Disk disk() const;
+  // Section 5.2.6.2: a driver that was offered FLUSH and declined it may take writes for stable.
+  [[nodiscard]] bool write_through() const {
+    return config_.cache_type == CacheType::kWriteback && !negotiated(kFeatureFlush);
   }
 
-  void process();
-  bool process_some(Queue& queue);
-  void serve(Queue& queue, Chain chain);
-  RequestStatus execute(Chain& chain);
-  RequestStatus refuse(Refusal refusal);
-  RequestStatus read(const Request& request, Writer& data);
-  RequestStatus write(const Request& request, Reader& data);
-  RequestStatus flush();
-  RequestStatus get_id(Writer& data) const;
-  void disk_failed(const base::Error& error);
+  void turn(std::size_t index);
+  void next_turn();
+  void wait_for_turn();
+  bool serve_some(Queue& queue);
+  std::chrono::nanoseconds throttle();
+  void begin(Queue& queue, Chain chain);
+  void announce();
   void break_down(const base::Error& error);
 
   Config config_;
+  base::EventLoop& loop_;
   BackendOpener opener_;
-  std::unique_ptr<Backend> backend_;
-  std::unique_ptr<base::Timer> rest_;  // fires when a batch ended with chains left
+  std::vector<std::uint16_t> queue_sizes_;
+  std::unique_ptr<base::Timer> rest_;  // fires when some queue is pending_ and there is room
   ConfigSpace space_;
+  std::bitset<kMostQueues> pending_;  // chains may be left that no notification will tell of
+  std::size_t last_turn_ = 0;         // the queue that had it
+  bool discards_ = false;             // offered, whatever file an update brings
   std::optional<Activation> active_;
-  Metrics metrics_;
-  std::uint64_t unannounced_bytes_ = 0;  // moved since the driver was last told
-  base::log::Limiter disk_limiter_;
-  base::log::Limiter queue_limiter_;
+  RateLimiter limiter_;
+  Requests requests_;  // refers to active_
+  base::log::Limiter log_limiter_;
 };
 
-// ---- The queue ----
+base::Status DeviceImpl::activate(Activation activation) {
+  // Section 5.2.2: without MQ there is one queue, whatever else was set up.
+  if ((activation.features & kFeatureMultiQueue) == 0 && activation.queues.size() > 1) {
+    std::fill(activation.queues.begin() + 1, activation.queues.end(), Queue());
+  }
+  if (std::ranges::none_of(activation.queues, &Queue::ready)) return base::fail("the driver set no queue up");
+  active_ = std::move(activation);
+  return {};
+}
 
-void DeviceImpl::process() {
+void DeviceImpl::reset() {
+  rest_->cancel();
+  pending_.reset();
+  requests_.backend().abandon();
+  active_.reset();
+}
+
+void DeviceImpl::quiesce() {
+  requests_.backend().drain();
+  announce();
+  // What waited for room would be told of it by completions that have come.
+  wait_for_turn();
+}
+
+void DeviceImpl::settled() {
+  announce();
+  next_turn();
+}
+
+State DeviceImpl::save() const {
+  State state;
+  if (!active_) return state;
+  for (const Queue& queue : active_->queues) state.queues.push_back(queue.save());
+  return state;
+}
+
+base::Status DeviceImpl::update(const std::string& path) {
+  std::unique_ptr<Backend> opened;
+  if (!path.empty()) opened = TRY(open(path));
+  const std::uint64_t size = TRY(opened ? opened->size() : requests_.backend().size());
+  // No request is lost: what is on its way to the old file ends there.
+  quiesce();
+  set_size(size);
+  if (opened) requests_.use(std::move(opened));
+  ++requests_.metrics().updates;
+  if (transport() != nullptr) transport()->config_changed();
+  return {};
+}
+
+void DeviceImpl::update(const RateLimiterConfig& limiter) {
+  limiter_.update(limiter, Clock::now());
+  // What waits for the old one looks at the new one.
+  wait_for_turn();
+}
+
+Disk DeviceImpl::disk() const {
+  Disk disk{.sectors = space_.capacity,
+            .read_only = config_.read_only,
+            .flush = negotiated(kFeatureFlush),
+            .discard = negotiated(kFeatureDiscard),
+            .write_zeroes = negotiated(kFeatureWriteZeroes)};
+  // Section 5.2.3: with both, a driver keeps to it. Without one, a request may be of any length.
+  if (negotiated(kFeatureSizeMax | kFeatureSegMax)) {
+    disk.most_bytes = std::uint64_t{kLargestSegment} * kMostSegments;
+  }
+  return disk;
+}
+
+// ---- The queues ----
+
+void DeviceImpl::queue_notified(std::uint16_t index) {
+  if (active_ && active_->queues[index].ready()) turn(index);
+}
+
+void DeviceImpl::turn(std::size_t index) {
+  last_turn_ = index;
+  pending_[index] = serve_some(active_->queues[index]);
+  // It may have been found broken.
   if (!active_) return;
-  Queue& queue = active_->queues[0];
-  const bool more = process_some(queue);
-  // process_some() may have found the queue broken.
-  if (!active_) return;
-  if (queue.should_notify()) active_->interrupt->queue_used();
-  unannounced_bytes_ = 0;
-  if (more) rest_->set(std::chrono::nanoseconds(0));
+  requests_.backend().start();
+  announce();
+  wait_for_turn();
+}
+
+// When all there may be are on their way, settled() goes on.
+void DeviceImpl::wait_for_turn() {
+  if (pending_.any() && !requests_.full()) rest_->set(throttle());
+}
+
+// Round and round, so that no queue that is never empty keeps the others waiting.
+void DeviceImpl::next_turn() {
+  if (pending_.none()) return;
+  std::size_t index = last_turn_;
+  do {
+    index = (index + 1) % kMostQueues;
+  } while (!pending_[index]);
+  turn(index);
 }
 
 // Whether it stopped with chains left.
-bool DeviceImpl::process_some(Queue& queue) {
+bool DeviceImpl::serve_some(Queue& queue) {
   queue.disable_notifications();
-  for (unsigned served = 0; served < kBatch;) {
+  for (unsigned served = 0; served < kBatch && !requests_.full();) {
+    if (throttle() > std::chrono::nanoseconds(0)) {
+      ++requests_.metrics().throttled;
+      return true;
+    }
     auto popped = queue.pop();
     if (!popped) {
       break_down(popped.error());
       return false;
     }
     if (*popped) {
-      serve(queue, std::move(**popped));
+      begin(queue, std::move(**popped));
+      if (requests_.moved_bytes() >= kNotifyBytes) announce();
       ++served;
     } else {
       if (!queue.enable_notifications()) return false;
@@ -161,151 +256,56 @@ bool DeviceImpl::process_some(Queue& queue) {
   return true;
 }
 
+// How long the next request has to wait for the rate limiter.
+std::chrono::nanoseconds DeviceImpl::throttle() {
+  return limiter_.limits() ? limiter_.delay(Clock::now()) : std::chrono::nanoseconds(0);
+}
+
+void DeviceImpl::begin(Queue& queue, Chain chain) {
+  if (limiter_.limits()) {
+    constexpr std::uint64_t kNoData = sizeof(RequestHeader) + 1;  // with the status
+    const std::uint64_t bytes = chain.reader().remaining() + chain.writer().remaining();
+    limiter_.take(bytes - std::min(bytes, kNoData), Clock::now());
+  }
+  requests_.begin(queue, std::move(chain), disk(), write_through());
+}
+
+// Tells the driver of what was answered.
+void DeviceImpl::announce() {
+  requests_.take_moved_bytes();
+  if (!active_) return;
+  bool wanted = false;
+  for (Queue& queue : active_->queues) wanted = (queue.ready() && queue.should_notify()) || wanted;
+  if (wanted) active_->interrupt->queue_used();
+}
+
 void DeviceImpl::break_down(const base::Error& error) {
-  ++metrics_.malformed_queues;
-  if (queue_limiter_.allow()) {
+  ++requests_.metrics().malformed_queues;
+  if (log_limiter_.allow()) {
     base::log::warning("drive {}: the driver broke its queue: {}", config_.id, error.message);
   }
   Interrupt& interrupt = *active_->interrupt;
-  // What was served before the error is announced all the same.
-  if (active_->queues[0].should_notify()) interrupt.queue_used();
+  pending_.reset();
+  // What was taken before the error is answered and announced all the same.
+  requests_.backend().drain();
+  announce();
   active_.reset();
   interrupt.device_error();
 }
 
-// ---- One request ----
-
-void DeviceImpl::serve(Queue& queue, Chain chain) {
-  const std::uint64_t writable = chain.writer().remaining();
-  if (writable == 0) {
-    // Nowhere to put a status.
-    ++metrics_.malformed_requests;
-    queue.push(std::move(chain), 0);
-    return;
-  }
-  Writer status = chain.writer().split_tail(1);
-  const RequestStatus outcome = execute(chain);
-  // Section 2.7.8.2: the driver may believe what lies within the used length only, and the status is at the
-  // end of it. So what was not filled before the status is zeroed, and all of it counts as written.
-  for (const std::span<std::byte> rest : chain.writer().take_spans(chain.writer().remaining())) {
-    std::ranges::fill(rest, std::byte{0});
-  }
-  status.write_object(outcome);
-  // A chain is shorter than 2^32 bytes (Queue::pop).
-  queue.push(std::move(chain), static_cast<std::uint32_t>(writable));
-  if (unannounced_bytes_ >= kNotifyBytes) {
-    unannounced_bytes_ = 0;
-    if (queue.should_notify()) active_->interrupt->queue_used();
-  }
-}
-
-// `chain` without its status byte.
-RequestStatus DeviceImpl::execute(Chain& chain) {
-  const auto header = chain.reader().read_object<RequestHeader>();
-  const auto request = parse(header, chain.reader().remaining(), chain.writer().remaining(), disk());
-  if (!request) return refuse(request.error());
-  switch (request->operation) {
-    case Operation::kRead:
-      return read(*request, chain.writer());
-    case Operation::kWrite:
-      return write(*request, chain.reader());
-    case Operation::kFlush:
-      return flush();
-    case Operation::kGetId:
-      return get_id(chain.writer());
-  }
-  return RequestStatus::kUnsupported;
-}
-
-RequestStatus DeviceImpl::refuse(Refusal refusal) {
-  switch (refusal) {
-    case Refusal::kUnsupportedType:
-      ++metrics_.unsupported_requests;
-      break;
-    case Refusal::kOutOfRange:
-      ++metrics_.out_of_range;
-      break;
-    case Refusal::kReadOnly:
-      ++metrics_.read_only_writes;
-      break;
-    case Refusal::kNoHeader:
-    case Refusal::kNotWholeSectors:
-    case Refusal::kNoRoom:
-      ++metrics_.malformed_requests;
-      break;
-  }
-  return status_of(refusal);
-}
-
-RequestStatus DeviceImpl::read(const Request& request, Writer& data) {
-  const auto spans = data.take_spans(request.length);
-  if (auto done = backend_->read(spans, request.offset); !done) {
-    ++metrics_.read_errors;
-    if (done.error().code == 0) ++metrics_.short_reads;
-    disk_failed(done.error());
-    // Nothing half-read is left for the driver to find.
-    for (const auto& span : spans) std::ranges::fill(span, std::byte{0});
-    return RequestStatus::kIoError;
-  }
-  ++metrics_.reads;
-  metrics_.read_bytes += request.length;
-  unannounced_bytes_ += request.length;
-  return RequestStatus::kOk;
-}
-
-RequestStatus DeviceImpl::write(const Request& request, Reader& data) {
-  auto done = backend_->write(data.take_spans(request.length), request.offset);
-  // Section 5.2.6.2: a driver that was offered FLUSH and declined it may take writes for stable.
-  const bool write_through = config_.cache_type == CacheType::kWriteback && !disk().flush;
-  if (done && write_through) done = backend_->flush();
-  if (!done) {
-    ++metrics_.write_errors;
-    if (done.error().code == ENOSPC || done.error().code == EDQUOT) ++metrics_.no_space;
-    disk_failed(done.error());
-    return RequestStatus::kIoError;
-  }
-  ++metrics_.writes;
-  metrics_.written_bytes += request.length;
-  unannounced_bytes_ += request.length;
-  return RequestStatus::kOk;
-}
-
-RequestStatus DeviceImpl::flush() {
-  if (auto done = backend_->flush(); !done) {
-    ++metrics_.flush_errors;
-    disk_failed(done.error());
-    return RequestStatus::kIoError;
-  }
-  ++metrics_.flushes;
-  return RequestStatus::kOk;
-}
-
-// Section 5.2.6.2: up to 20 bytes, padded with zeros, not terminated when all are used.
-RequestStatus DeviceImpl::get_id(Writer& data) const {
-  std::array<char, kIdSize> id{};
-  std::copy_n(config_.id.begin(), std::min(config_.id.size(), id.size()), id.begin());
-  data.write(std::as_bytes(std::span(id)));
-  return RequestStatus::kOk;
-}
-
-void DeviceImpl::disk_failed(const base::Error& error) {
-  if (disk_limiter_.allow()) base::log::warning("drive {}: {}", config_.id, error.message);
-}
-
 }  // namespace
 
-Result<std::unique_ptr<Device>> Device::create(const Config& config, base::EventLoop& loop) {
-  return create(config, loop, open_file_backend);
+Result<std::unique_ptr<Device>> Device::create(const Config& config, std::uint16_t queues,
+                                               base::EventLoop& loop) {
+  return create(config, queues, loop, open_file_backend);
 }
 
-Result<std::unique_ptr<Device>> Device::create(const Config& config, base::EventLoop& loop,
-                                               BackendOpener opener) {
-  auto backend = opener(config.path, config.read_only);
-  if (!backend) return fail_because(std::move(backend).error(), "drive {}", config.id);
-  auto size = (*backend)->size();
-  if (!size) return fail_because(std::move(size).error(), "drive {}", config.id);
-  auto device = std::make_unique<DeviceImpl>(config, std::move(opener), std::move(*backend), *size);
-  TRY(device->prepare(loop));
+Result<std::unique_ptr<Device>> Device::create(const Config& config, std::uint16_t queues,
+                                               base::EventLoop& loop, BackendOpener opener) {
+  auto device = std::make_unique<DeviceImpl>(config, queues, loop, std::move(opener));
+  if (auto prepared = device->prepare(); !prepared) {
+    return fail_because(std::move(prepared).error(), "drive {}", config.id);
+  }
   return device;
 }
 

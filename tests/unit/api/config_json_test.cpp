@@ -15,7 +15,9 @@ json full() {
     "machine-config": {"vcpu_count": 4, "mem_size_mib": 256, "smt": false, "huge_pages": "None"},
     "drives": [
       {"drive_id": "root_1", "is_root_device": true, "path_on_host": "/r", "is_read_only": true},
-      {"drive_id": "data", "is_root_device": false, "path_on_host": "/d", "cache_type": "Writeback", "partuuid": "x"}
+      {"drive_id": "data", "is_root_device": false, "path_on_host": "/d", "cache_type": "Writeback", "partuuid": "x",
+       "io_engine": "Async"},
+      {"drive_id": "more", "is_root_device": false, "path_on_host": "/m", "io_engine": "Sync"}
     ],
     "network-interfaces": [
       {"iface_id": "eth0", "host_dev_name": "tap0", "guest_mac": "06:00:ac:10:00:02", "mtu": 1400,
@@ -45,7 +47,7 @@ TEST_CASE("a whole configuration file is read") {
   CHECK(c.vm.boot.boot_args == "a b");
   CHECK(c.vm.machine.vcpu_count == 4);
   CHECK(c.vm.machine.mem_size_mib == 256);
-  REQUIRE(c.vm.drives.size() == 2);
+  REQUIRE(c.vm.drives.size() == 3);
   CHECK(c.vm.drives[0].is_root_device);
   CHECK(c.vm.drives[0].block.read_only);
   CHECK(c.vm.drives[0].block.cache_type == mayfly::virtio::block::CacheType::kUnsafe);
@@ -60,6 +62,10 @@ TEST_CASE("a whole configuration file is read") {
   CHECK(c.vm.network_interfaces[1].mac == mayfly::virtio::net::default_mac("eth1", "tap1"));
   CHECK_FALSE(c.vm.network_interfaces[1].mtu.has_value());
   CHECK_FALSE(c.vm.network_interfaces[1].allow_spoofing);
+  using mayfly::virtio::block::IoEngine;
+  CHECK(c.vm.drives[0].block.io_engine == IoEngine::kBest);
+  CHECK(c.vm.drives[1].block.io_engine == IoEngine::kAsync);
+  CHECK(c.vm.drives[2].block.io_engine == IoEngine::kSync);
   REQUIRE(c.vm.vsock.has_value());
   CHECK(c.vm.vsock->guest_cid == 3);
   REQUIRE(c.logger.has_value());
@@ -122,6 +128,7 @@ TEST_CASE("each wrong field is refused by name and value") {
       {"/network-interfaces/0/mtu", 67, "a whole number from 68 to 65535, got 67"},
       {"/network-interfaces/0/mtu", 65536, "got 65536"},
       {"/network-interfaces/0/allow_spoofing", "yes", "true or false"},
+      {"/drives/0/rate_limiter", {{"ops", 7}}, "rate_limiter.ops: expected a JSON object, got 7"},
       {"/network-interfaces/0/rx_rate_limiter", 5, "rx_rate_limiter: expected a JSON object, got 5"},
       {"/network-interfaces/0/rx_rate_limiter", {{"packets", 1}}, "rx_rate_limiter.packets: unknown field"},
       {"/network-interfaces/1/tx_rate_limiter", {{"ops", {{"size", 1}}}}, "tx_rate_limiter.ops.refill_time"},

@@ -6,165 +6,19 @@
 #include <cerrno>
 #include <thread>
 
-#include "tests/support/mmio_driver.h"
 #include "tests/support/temporary_folder.h"
-#include "tests/support/virtio_driver.h"
-#include "virtio/block/device.h"
-#include "virtio/block/request.h"
+#include "tests/unit/virtio/block_bench.h"
 
 using namespace mayfly;
 using namespace mayfly::virtio;
 using namespace mayfly::virtio::block;
+using namespace mayfly::test::block;
 using test::ChainBuilder;
 using test::DriverQueue;
+using test::FakeDisk;
 using test::FakeGuest;
 using test::MmioDriver;
 namespace reg = test::reg;
-
-namespace {
-
-constexpr std::uint8_t kOk = 0;
-constexpr std::uint8_t kIoError = 1;
-constexpr std::uint8_t kUnsupported = 2;
-
-// A disk in memory that fails when it is told to.
-struct FakeDisk {
-  std::vector<std::byte> bytes = std::vector<std::byte>(64 * kSectorSize);
-  std::optional<int> read_error;  // errno, or 0 for "the disk ends"
-  std::optional<int> write_error;
-  std::optional<int> flush_error;
-  std::optional<int> size_error;
-  int flushes = 0;
-};
-
-base::Status outcome(const std::optional<int>& error) {
-  if (!error) return {};
-  return std::unexpected(base::Error{*error, "the disk was told to fail"});
-}
-
-class FakeBackend : public Backend {
- public:
-  explicit FakeBackend(FakeDisk& disk) : disk_(disk) {}
-  base::Result<std::uint64_t> size() override {
-    TRY(outcome(disk_.size_error));
-    return disk_.bytes.size();
-  }
-  base::Status read(Spans spans, std::uint64_t offset) override {
-    for (const auto& span : spans) {
-      std::copy_n(disk_.bytes.begin() + static_cast<std::ptrdiff_t>(offset), span.size(), span.begin());
-      offset += span.size();
-      if (disk_.read_error) return outcome(disk_.read_error);  // part of it was read
-    }
-    return {};
-  }
-  base::Status write(Spans spans, std::uint64_t offset) override {
-    TRY(outcome(disk_.write_error));
-    for (const auto& span : spans) {
-      std::copy(span.begin(), span.end(), disk_.bytes.begin() + static_cast<std::ptrdiff_t>(offset));
-      offset += span.size();
-    }
-    return {};
-  }
-  base::Status flush() override {
-    ++disk_.flushes;
-    return outcome(disk_.flush_error);
-  }
-
- private:
-  FakeDisk& disk_;
-};
-
-struct Options {
-  bool read_only = false;
-  CacheType cache_type = CacheType::kWriteback;
-  std::uint64_t declined = 0;  // features that the driver does not accept
-  std::uint16_t queue_size = 128;
-};
-
-// A device on a disk in memory, behind a transport, with its driver started.
-struct Bench {
-  explicit Bench(const Options& options = {})
-      : device(make(options)),
-        transport(*device, guest.memory(), [this] { ++irqs; }),
-        registers(transport),
-        features(registers.offered() & ~options.declined),
-        driver(guest, options.queue_size, features) {
-    for (std::size_t i = 0; i < disk.bytes.size(); ++i) disk.bytes[i] = static_cast<std::byte>(i / 512 + i);
-    start(driver);
-  }
-  void start(const DriverQueue& queue) {
-    REQUIRE(registers.negotiate(features));
-    registers.set_queue(0, queue.layout());
-    registers.start();
-    REQUIRE(registers.status() == 15);
-  }
-  std::unique_ptr<Device> make(const Options& options) {
-    const Config config = {
-        .id = "rootfs", .path = "first", .read_only = options.read_only, .cache_type = options.cache_type};
-    return Device::create(config, *loop, [this](const std::string& path, bool) { return open(path); })
-        .value();
-  }
-  base::Result<std::unique_ptr<Backend>> open(const std::string& path) {
-    if (path == "first") return std::make_unique<FakeBackend>(disk);
-    if (path == "second") return std::make_unique<FakeBackend>(second_disk);
-    return base::fail("{} is not there", path);
-  }
-
-  void kick() { registers.notify(0); }
-  ChainBuilder request(std::uint32_t type, std::uint64_t sector = 0) {
-    ChainBuilder builder(guest);
-    builder.readable_object(RequestHeader{type, 0U, sector});
-    return builder;
-  }
-  // Sends a chain whose last writable byte is the status; the status, once it was checked that all writable
-  // bytes count as written.
-  std::uint8_t send(const ChainBuilder& chain) {
-    return finish(chain.buffers(), driver.submit(chain.buffers()));
-  }
-  std::uint8_t send_indirect(const ChainBuilder& chain, std::size_t direct = 0) {
-    return finish(chain.buffers(), driver.submit_indirect(chain.buffers(), direct));
-  }
-  std::uint8_t finish(const std::vector<test::Buffer>& buffers, std::uint16_t head) {
-    kick();
-    const auto used = driver.take_used();
-    REQUIRE(used);
-    CHECK(used->id == head);
-    std::uint32_t writable = 0;
-    for (const auto& buffer : buffers) writable += buffer.writable ? buffer.length : 0;
-    CHECK(used->length == writable);
-    answer = driver.bytes_of(head);
-    const auto status = static_cast<std::uint8_t>(answer.back());
-    answer.pop_back();
-    return status;
-  }
-  [[nodiscard]] std::vector<std::byte> on_disk(std::uint64_t sector, std::uint64_t sectors) const {
-    const auto from = disk.bytes.begin() + static_cast<std::ptrdiff_t>(sector * 512);
-    return {from, from + static_cast<std::ptrdiff_t>(sectors * 512)};
-  }
-  Metrics metrics() {
-    const std::lock_guard lock(device->mutex());
-    return device->metrics();
-  }
-  base::Status update(const std::string& path) {
-    const std::lock_guard lock(device->mutex());
-    return device->update(path);
-  }
-  std::uint64_t capacity() { return registers.read<std::uint64_t>(reg::kConfig); }
-
-  FakeGuest guest;
-  FakeDisk disk;
-  FakeDisk second_disk;
-  std::unique_ptr<base::EventLoop> loop = base::EventLoop::create().value();
-  std::atomic<int> irqs = 0;
-  std::unique_ptr<Device> device;
-  MmioTransport transport;
-  MmioDriver registers;
-  std::uint64_t features;
-  DriverQueue driver;
-  std::vector<std::byte> answer;  // the writable bytes of the last request before its status
-};
-
-}  // namespace
 
 // ---- What it offers ----
 
@@ -175,8 +29,8 @@ TEST_CASE("block: features follow the configuration") {
   Bench writeback({.read_only = true});
   CHECK((writeback.registers.offered() & kFeatureFlush) != 0);
   CHECK((writeback.registers.offered() & kFeatureReadOnly) != 0);
-  constexpr std::uint64_t kAlways =
-      kFeatureSegMax | kFeatureBlkSize | kFeatureIndirectDesc | kFeatureEventIdx;
+  constexpr std::uint64_t kAlways = kFeatureSizeMax | kFeatureSegMax | kFeatureBlkSize | kFeatureTopology |
+                                    kFeatureIndirectDesc | kFeatureEventIdx;
   CHECK((writeback.registers.offered() & kAlways) == kAlways);
 }
 
@@ -186,12 +40,22 @@ TEST_CASE("block: configuration space") {
   CHECK(b.capacity() == 64);
   CHECK(b.registers.read(reg::kConfig) == 64);
   CHECK(b.registers.read(reg::kConfig + 4) == 0);
-  CHECK(b.registers.read(reg::kConfig + 8) == 0);     // size_max: not offered
-  CHECK(b.registers.read(reg::kConfig + 12) == 254);  // seg_max
-  CHECK(b.registers.read(reg::kConfig + 20) == 512);  // blk_size
+  CHECK(b.registers.read(reg::kConfig + 8) == 1U << 20U);  // size_max
+  CHECK(b.registers.read(reg::kConfig + 12) == 254);       // seg_max
+  CHECK(b.registers.read(reg::kConfig + 20) == 512);       // blk_size
   CHECK(b.registers.read<std::uint8_t>(reg::kConfig + 12) == 254);
-  CHECK(b.registers.read<std::uint64_t>(reg::kConfig + 20) == 512);  // half past the end
-  CHECK(b.registers.read(reg::kConfig + 24) == 0);
+  CHECK(b.registers.read<std::uint8_t>(reg::kConfig + 24) == 3);   // physical_block_exp
+  CHECK(b.registers.read<std::uint8_t>(reg::kConfig + 25) == 0);   // alignment_offset
+  CHECK(b.registers.read<std::uint16_t>(reg::kConfig + 26) == 8);  // min_io_size
+  CHECK(b.registers.read(reg::kConfig + 28) == 128);               // opt_io_size
+  CHECK(b.registers.read(reg::kConfig + 36) == kDiscardLimits.sectors);
+  CHECK(b.registers.read(reg::kConfig + 40) == kDiscardLimits.segments);
+  CHECK(b.registers.read(reg::kConfig + 44) == 8);  // discard_sector_alignment
+  CHECK(b.registers.read(reg::kConfig + 48) == kWriteZeroesLimits.sectors);
+  CHECK(b.registers.read(reg::kConfig + 52) == kWriteZeroesLimits.segments);
+  CHECK(b.registers.read<std::uint8_t>(reg::kConfig + 56) == 1);   // write_zeroes_may_unmap
+  CHECK(b.registers.read<std::uint64_t>(reg::kConfig + 68) == 0);  // half past the end
+  CHECK(b.registers.read(reg::kConfig + 72) == 0);
   CHECK(b.registers.read(0xffc) == 0);
   b.registers.write(reg::kConfig, 1U);
   CHECK(b.capacity() == 64);
@@ -215,13 +79,13 @@ TEST_CASE("block: a write") {
   CHECK(test::to_text(b.on_disk(61, 3)) == data);
   CHECK(b.metrics().writes == 1);
   CHECK(b.metrics().written_bytes == 1536);
-  CHECK(b.disk.flushes == 0);
+  CHECK(b.disk.calls[FakeDisk::Kind::kSync] == 0);
 }
 
 TEST_CASE("block: a flush") {
   Bench b;
   CHECK(b.send(b.request(kTypeFlush).writable(1)) == kOk);
-  CHECK(b.disk.flushes == 1);
+  CHECK(b.disk.calls[FakeDisk::Kind::kSync] == 1);
   CHECK(b.metrics().flushes == 1);
 }
 
@@ -263,7 +127,7 @@ TEST_CASE("block: any framing, direct and indirect") {
     ChainBuilder write = b.request(kTypeOut, 9).readable(data).writable(1).split(piece);
     CHECK(b.send(write) == kOk);
     CHECK(test::to_text(b.on_disk(9, sectors)) == data);
-    b.disk.bytes.assign(b.disk.bytes.size(), std::byte{0});
+    b.disk.fill(std::byte{0});
     CHECK(b.send_indirect(write) == kOk);
     CHECK(test::to_text(b.on_disk(9, sectors)) == data);
   }
@@ -318,7 +182,7 @@ TEST_CASE("block: bad requests") {
   SECTION("nowhere to put a status") {
     const auto head = b.request(kTypeOut, 0).readable(std::string(512, 'x')).submit(b.driver);
     b.kick();
-    const auto used = b.driver.take_used();
+    const auto used = b.next_used();
     REQUIRE(used);
     CHECK(used->id == head);
     CHECK(used->length == 0);
@@ -326,7 +190,7 @@ TEST_CASE("block: bad requests") {
     CHECK(b.on_disk(0, 1) != test::to_bytes(std::string(512, 'x')));
   }
   SECTION("unknown type") {
-    CHECK(b.send(b.request(11).writable(1)) == kUnsupported);
+    CHECK(b.send(b.request(12).writable(1)) == kUnsupported);
     CHECK(b.send(b.request(0xffffffff).readable("data").writable(512).writable(1)) == kUnsupported);
     CHECK(b.metrics().unsupported_requests == 2);
   }
@@ -345,9 +209,9 @@ TEST_CASE("block: what is not answered with data is zeroed before the status") {
 
 TEST_CASE("block: a read-only disk") {
   Bench b({.read_only = true});
-  const auto before = b.disk.bytes;
+  const auto before = b.on_disk(0, 64);
   CHECK(b.send(b.request(kTypeOut, 0).readable(std::string(512, 'x')).writable(1)) == kIoError);
-  CHECK(b.disk.bytes == before);
+  CHECK(b.on_disk(0, 64) == before);
   CHECK(b.metrics().read_only_writes == 1);
   CHECK(b.send(b.request(kTypeIn, 0).writable(512).writable(1)) == kOk);
   // Also where the driver did not accept the feature bit.
@@ -359,15 +223,15 @@ TEST_CASE("block: flush where it was not offered") {
   Bench b({.cache_type = CacheType::kUnsafe});
   CHECK(b.send(b.request(kTypeFlush).writable(1)) == kUnsupported);
   CHECK(b.send(b.request(kTypeOut, 0).readable(std::string(512, 'x')).writable(1)) == kOk);
-  CHECK(b.disk.flushes == 0);
+  CHECK(b.disk.calls[FakeDisk::Kind::kSync] == 0);
 }
 
 TEST_CASE("block: where FLUSH was declined each write is made stable") {
   Bench b({.declined = kFeatureFlush});
   CHECK(b.send(b.request(kTypeFlush).writable(1)) == kUnsupported);
   CHECK(b.send(b.request(kTypeOut, 0).readable(std::string(512, 'x')).writable(1)) == kOk);
-  CHECK(b.disk.flushes == 1);
-  b.disk.flush_error = EIO;
+  CHECK(b.disk.calls[FakeDisk::Kind::kSync] == 1);
+  b.disk.errors[FakeDisk::Kind::kSync] = EIO;
   CHECK(b.send(b.request(kTypeOut, 0).readable(std::string(512, 'x')).writable(1)) == kIoError);
   CHECK(b.metrics().write_errors == 1);
 }
@@ -377,35 +241,35 @@ TEST_CASE("block: where FLUSH was declined each write is made stable") {
 TEST_CASE("block: errors of the disk are errors of the request, counted by kind") {
   Bench b;
   SECTION("read") {
-    b.disk.read_error = EIO;
+    b.disk.errors[FakeDisk::Kind::kRead] = EIO;
     CHECK(b.send(b.request(kTypeIn, 5).writable(512).writable(512).writable(1)) == kIoError);
     CHECK(b.answer == std::vector<std::byte>(1024));  // nothing half-read is left
     CHECK(b.metrics().read_errors == 1);
     CHECK(b.metrics().short_reads == 0);
     CHECK(b.metrics().reads == 0);
-    b.disk.read_error.reset();
+    b.disk.errors.clear();
   }
   SECTION("the file shrank") {
-    b.disk.read_error = 0;
+    b.disk.errors[FakeDisk::Kind::kRead] = 0;
     CHECK(b.send(b.request(kTypeIn, 5).writable(512).writable(1)) == kIoError);
     CHECK(b.metrics().read_errors == 1);
     CHECK(b.metrics().short_reads == 1);
-    b.disk.read_error.reset();
+    b.disk.errors.clear();
   }
   SECTION("write") {
-    b.disk.write_error = EIO;
+    b.disk.errors[FakeDisk::Kind::kWrite] = EIO;
     CHECK(b.send(b.request(kTypeOut, 5).readable(std::string(512, 'x')).writable(1)) == kIoError);
     CHECK(b.metrics().write_errors == 1);
     CHECK(b.metrics().no_space == 0);
   }
   SECTION("no space") {
-    b.disk.write_error = ENOSPC;
+    b.disk.errors[FakeDisk::Kind::kWrite] = ENOSPC;
     CHECK(b.send(b.request(kTypeOut, 5).readable(std::string(512, 'x')).writable(1)) == kIoError);
     CHECK(b.metrics().write_errors == 1);
     CHECK(b.metrics().no_space == 1);
   }
   SECTION("flush") {
-    b.disk.flush_error = EIO;
+    b.disk.errors[FakeDisk::Kind::kSync] = EIO;
     CHECK(b.send(b.request(kTypeFlush).writable(1)) == kIoError);
     CHECK(b.metrics().flush_errors == 1);
   }
@@ -418,7 +282,8 @@ TEST_CASE("block: a real file that shrinks under the device") {
   const std::string path = folder.file("disk", std::string(4096, 'd'));
   FakeGuest guest;
   const auto loop = base::EventLoop::create().value();
-  const auto device = Device::create({.id = "d", .path = path}, *loop).value();
+  const IoEngine engine = GENERATE(IoEngine::kSync, IoEngine::kAsync);
+  const auto device = Device::create({.id = "d", .path = path, .io_engine = engine}, 1, *loop).value();
   MmioTransport transport(*device, guest.memory(), [] {});
   MmioDriver registers(transport);
   REQUIRE(registers.negotiate(registers.offered()));
@@ -431,7 +296,12 @@ TEST_CASE("block: a real file that shrinks under the device") {
                           .writable(513)
                           .submit(driver);
     registers.notify(0);
-    REQUIRE(driver.take_used());
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    while (!driver.take_used()) {
+      REQUIRE(std::chrono::steady_clock::now() < deadline);
+      loop->stop();
+      REQUIRE(loop->run());
+    }
     return static_cast<std::uint8_t>(driver.bytes_of(head).back());
   };
   CHECK(read() == kOk);
@@ -458,7 +328,7 @@ TEST_CASE("block: create names the drive and the path") {
   const test::TemporaryFolder folder;
   const auto loop = base::EventLoop::create().value();
   const std::string path = folder.path("missing.ext4");
-  const auto device = Device::create({.id = "scratch", .path = path}, *loop);
+  const auto device = Device::create({.id = "scratch", .path = path}, 1, *loop);
   REQUIRE_FALSE(device);
   CHECK_THAT(device.error().message, Catch::Contains("drive scratch") && Catch::Contains(path));
 }
@@ -468,7 +338,7 @@ TEST_CASE("block: create names the drive and the path") {
 TEST_CASE("block: a new size is told with a configuration interrupt") {
   Bench b;
   const auto generation = b.registers.read(reg::kConfigGeneration);
-  b.disk.bytes.resize(128 * 512);
+  b.disk.resize(128 * 512);
   REQUIRE(b.update(""));
   CHECK(b.capacity() == 128);
   CHECK(b.irqs == 1);
@@ -479,7 +349,7 @@ TEST_CASE("block: a new size is told with a configuration interrupt") {
 
 TEST_CASE("block: another file takes the place of the first") {
   Bench b;
-  b.second_disk.bytes.assign(10 * 512, std::byte{'2'});
+  b.second_disk.fill(std::byte{'2'});
   REQUIRE(b.update("second"));
   CHECK(b.capacity() == 10);
   CHECK(b.send(b.request(kTypeIn, 9).writable(512).writable(1)) == kOk);
@@ -506,7 +376,7 @@ TEST_CASE("block: an update before the driver is up moves the generation, withou
   Bench b;
   b.registers.write(reg::kStatus, 0U);
   const auto generation = b.registers.read(reg::kConfigGeneration);
-  b.disk.bytes.resize(32 * 512);
+  b.disk.resize(32 * 512);
   REQUIRE(b.update(""));
   CHECK(b.registers.read(reg::kConfigGeneration) == generation + 1);
   CHECK(b.capacity() == 32);
@@ -521,7 +391,7 @@ TEST_CASE("block: a batch is announced once") {
   b.kick();
   CHECK(b.irqs == 1);
   int returned = 0;
-  while (b.driver.take_used()) ++returned;
+  while (b.next_used()) ++returned;
   CHECK(returned == 10);
 }
 
@@ -534,7 +404,7 @@ TEST_CASE("block: a broken queue stops the device until reset") {
   CHECK((b.registers.status() & kStatusDeviceNeedsReset) != 0);
   CHECK(b.registers.read(reg::kInterruptStatus) == (kInterruptUsed | kInterruptConfig));
   CHECK(b.metrics().malformed_queues == 1);
-  CHECK(b.driver.take_used()->id == good);
+  CHECK(b.next_used()->id == good);
   b.driver.make_available(good);
   b.kick();
   CHECK_FALSE(b.driver.take_used());
@@ -543,7 +413,7 @@ TEST_CASE("block: a broken queue stops the device until reset") {
   b.start(fresh);
   b.request(kTypeIn, 1).writable(513).submit(fresh);
   b.kick();
-  CHECK(fresh.take_used());
+  CHECK(b.next_used(fresh));
 }
 
 TEST_CASE("block: a device whose queue was not set up does not start") {
@@ -557,7 +427,7 @@ TEST_CASE("block: one notification serves a bounded number of requests, the loop
   Bench b({.declined = kFeatureEventIdx, .queue_size = 256});
   for (unsigned i = 0; i < 100; ++i) b.request(kTypeFlush).writable(1).submit(b.driver);
   b.kick();
-  CHECK(b.disk.flushes == Device::kBatch);
+  CHECK(b.disk.calls[FakeDisk::Kind::kSync] == Device::kBatch);
   // The rest comes from the loop, with no further notification.
   std::thread runner([&] { REQUIRE(b.loop->run()); });
   int returned = 0;
@@ -570,7 +440,7 @@ TEST_CASE("block: one notification serves a bounded number of requests, the loop
   }
   b.loop->stop();
   runner.join();
-  CHECK(b.disk.flushes == 100);
+  CHECK(b.disk.calls[FakeDisk::Kind::kSync] == 100);
   CHECK(b.irqs >= 2);
 }
 
@@ -589,7 +459,7 @@ TEST_CASE("block: reset between batches drops what is left") {
   });
   REQUIRE(b.loop->run());
   CHECK(done);
-  CHECK(b.disk.flushes == Device::kBatch);
+  CHECK(b.disk.calls[FakeDisk::Kind::kSync] == Device::kBatch);
 }
 
 TEST_CASE("block: a saved device goes on where it was") {
@@ -601,16 +471,16 @@ TEST_CASE("block: a saved device goes on where it was") {
     const std::lock_guard lock(b.device->mutex());
     state = b.device->save();
   }
-  CHECK(state.queue.next_available == 1);
-  CHECK(state.queue.next_used == 1);
+  CHECK(state.queues.at(0).next_available == 1);
+  CHECK(state.queues.at(0).next_used == 1);
 
   const auto other = b.make({});
   std::atomic<int> irqs = 0;
   MmioTransport transport(*other, b.guest.memory(), [&] { ++irqs; });
-  REQUIRE(transport.restore(registers, std::span(&state.queue, 1)));
+  REQUIRE(transport.restore(registers, state.queues));
   const auto head = b.request(kTypeGetId).writable(21).submit(b.driver);
   transport.queue_notified(0);
-  CHECK(b.driver.take_used()->id == head);
+  CHECK(b.next_used()->id == head);
 }
 
 // ThreadSanitizer would report the race that this test is about.
@@ -634,7 +504,7 @@ TEST_CASE("block: memory that changes while it is read does no harm") {
         {{header_at, 16, false}, {base::GuestAddress(0x8000), 513, true}}};
     const auto head = b.driver.submit(buffers);
     b.kick();
-    const auto used = b.driver.take_used();
+    const auto used = b.next_used();
     REQUIRE(used);
     CHECK(used->id == head);
   }

@@ -87,12 +87,108 @@ TEST_CASE("get-id needs room for twenty bytes") {
 }
 
 TEST_CASE("unknown types are unsupported, everything else refused is an I/O error") {
-  for (const std::uint32_t type : {2U, 3U, 5U, 7U, 9U, 11U, 13U, 14U, 0x80000000U, 0xffffffffU}) {
+  for (const std::uint32_t type : {2U, 3U, 5U, 7U, 9U, 10U, 12U, 14U, 0x80000000U, 0xffffffffU}) {
     require_refused(header(type), 512, 512, Refusal::kUnsupportedType);
   }
-  CHECK(status_of(Refusal::kUnsupportedType) == RequestStatus::kUnsupported);
-  for (const Refusal refusal : {Refusal::kNoHeader, Refusal::kNotWholeSectors, Refusal::kOutOfRange,
-                                Refusal::kReadOnly, Refusal::kNoRoom}) {
+  for (const Refusal refusal : {Refusal::kUnsupportedType, Refusal::kReservedFlags}) {
+    CHECK(status_of(refusal) == RequestStatus::kUnsupported);
+  }
+  for (const Refusal refusal :
+       {Refusal::kNoHeader, Refusal::kNotWholeSectors, Refusal::kOutOfRange, Refusal::kReadOnly,
+        Refusal::kNoRoom, Refusal::kTooLong, Refusal::kBadSegments}) {
     CHECK(status_of(refusal) == RequestStatus::kIoError);
   }
+}
+
+// ---- DISCARD and WRITE_ZEROES ----
+
+namespace {
+
+constexpr Disk kThin = {.sectors = 100, .discard = true, .write_zeroes = true};
+
+void require_bad_segments(std::uint32_t type, const std::vector<Segment>& segments, Refusal why,
+                          const Disk& disk = kThin) {
+  const auto request = parse(header(type), segments.size() * sizeof(Segment), 0, disk);
+  REQUIRE(request);
+  const auto ranges = parse_segments(*request, segments, disk);
+  REQUIRE_FALSE(ranges);
+  CHECK(ranges.error() == why);
+}
+
+}  // namespace
+
+TEST_CASE("discard and write-zeroes are there when they were negotiated") {
+  require_refused(header(kTypeDiscard), 16, 0, Refusal::kUnsupportedType);
+  require_refused(header(kTypeWriteZeroes), 16, 0, Refusal::kUnsupportedType);
+  constexpr Disk kDiscardOnly = {.sectors = 100, .discard = true};
+  CHECK(parse(header(kTypeDiscard), 16, 0, kDiscardOnly));
+  require_refused(header(kTypeWriteZeroes), 16, 0, Refusal::kUnsupportedType, kDiscardOnly);
+  constexpr Disk kReadOnly = {.sectors = 100, .read_only = true, .discard = true, .write_zeroes = true};
+  require_refused(header(kTypeDiscard), 16, 0, Refusal::kReadOnly, kReadOnly);
+}
+
+TEST_CASE("segments come whole, and no more of them than was said") {
+  for (const std::uint64_t length : {1U, 15U, 17U, 24U, 511U}) {
+    require_refused(header(kTypeDiscard), length, 0, Refusal::kBadSegments, kThin);
+    require_refused(header(kTypeWriteZeroes), length, 0, Refusal::kBadSegments, kThin);
+  }
+  const auto most = parse(header(kTypeDiscard), 16U * kDiscardLimits.segments, 0, kThin);
+  REQUIRE(most);
+  CHECK(most->segments == kDiscardLimits.segments);
+  require_refused(header(kTypeDiscard), 16U * (kDiscardLimits.segments + 1), 0, Refusal::kTooLong, kThin);
+  require_refused(header(kTypeWriteZeroes), 16U * (kWriteZeroesLimits.segments + 1), 0, Refusal::kTooLong,
+                  kThin);
+  require_refused(header(kTypeDiscard), 0xffff'fff0U, 0, Refusal::kTooLong, kThin);
+  // None at all is nothing to do.
+  CHECK(parse(header(kTypeDiscard), 0, 0, kThin)->segments == 0);
+}
+
+TEST_CASE("segments become ranges") {
+  const std::vector<Segment> segments = {{0ULL, 100U, 0U}, {100ULL, 0U, 0U}, {3ULL, 4U, kSegmentUnmap}};
+  const auto request = parse(header(kTypeWriteZeroes), 48, 0, kThin);
+  REQUIRE(request);
+  const auto ranges = parse_segments(*request, segments, kThin);
+  REQUIRE(ranges);
+  REQUIRE(ranges->size() == 3);
+  CHECK((*ranges)[0].length == 51200);
+  CHECK_FALSE((*ranges)[0].unmap);
+  CHECK((*ranges)[1].length == 0);
+  CHECK((*ranges)[2].offset == 1536);
+  CHECK((*ranges)[2].length == 2048);
+  CHECK((*ranges)[2].unmap);
+}
+
+TEST_CASE("segments out of range, however large") {
+  for (const std::uint32_t type : {kTypeDiscard, kTypeWriteZeroes}) {
+    require_bad_segments(type, {{100ULL, 1U, 0U}}, Refusal::kOutOfRange);
+    require_bad_segments(type, {{99ULL, 2U, 0U}}, Refusal::kOutOfRange);
+    require_bad_segments(type, {{101ULL, 0U, 0U}}, Refusal::kOutOfRange);
+    require_bad_segments(type, {{~0ULL, 1U, 0U}}, Refusal::kOutOfRange);
+    require_bad_segments(type, {{~0ULL - 1, 3U, 0U}}, Refusal::kOutOfRange);
+    require_bad_segments(type, {{1ULL << 55U, 1U, 0U}}, Refusal::kOutOfRange);
+    // One bad segment spoils all.
+    require_bad_segments(type, {{0ULL, 1U, 0U}, {100ULL, 1U, 0U}}, Refusal::kOutOfRange);
+    require_bad_segments(type, {{0ULL, 0xffffffffU, 0U}}, Refusal::kTooLong);
+  }
+  constexpr Disk kLarge = {.sectors = 1ULL << 40U, .discard = true, .write_zeroes = true};
+  require_bad_segments(kTypeDiscard, {{0ULL, kDiscardLimits.sectors + 1, 0U}}, Refusal::kTooLong, kLarge);
+  require_bad_segments(kTypeWriteZeroes, {{0ULL, kWriteZeroesLimits.sectors + 1, 0U}}, Refusal::kTooLong,
+                       kLarge);
+}
+
+TEST_CASE("segments with flags that are reserved") {
+  require_bad_segments(kTypeDiscard, {{0ULL, 1U, kSegmentUnmap}}, Refusal::kReservedFlags);
+  for (const std::uint32_t flags : {2U, 3U, 0x80000000U, 0xffffffffU}) {
+    require_bad_segments(kTypeDiscard, {{0ULL, 1U, flags}}, Refusal::kReservedFlags);
+    require_bad_segments(kTypeWriteZeroes, {{0ULL, 1U, flags}}, Refusal::kReservedFlags);
+  }
+  // Wherever it is, and whatever else is wrong.
+  require_bad_segments(kTypeDiscard, {{500ULL, 1U, 0U}, {0ULL, 1U, 2U}}, Refusal::kReservedFlags);
+}
+
+TEST_CASE("a transfer longer than was offered") {
+  constexpr Disk kBounded = {.sectors = 1ULL << 40U, .most_bytes = 1U << 20U};
+  CHECK(parse(header(kTypeIn), 0, 1U << 20U, kBounded));
+  require_refused(header(kTypeIn), 0, (1U << 20U) + 512, Refusal::kTooLong, kBounded);
+  require_refused(header(kTypeOut), (1U << 20U) + 512, 0, Refusal::kTooLong, kBounded);
 }
