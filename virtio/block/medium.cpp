@@ -32,7 +32,8 @@ Result<std::unique_ptr<File>> File::open(const std::string& path, bool read_only
       (fd.error().code == EACCES || fd.error().code == EROFS || fd.error().code == EPERM)) {
     return fail_because(std::move(fd).error(), "the disk is not read-only and cannot be written");
   }
-  std::unique_ptr<File> file(new File(TRY(std::move(fd)), path));
+  if (!fd) return std::unexpected(std::move(fd).error());
+  std::unique_ptr<File> file(new File(std::move(*fd), path));
   const std::uint64_t size = TRY(file->size());
   if (::fstat(file->fd(), &what) < 0) return fail_errno(errno, "look at {}", path);
   // It means nothing to preadv on a file or a disk, but io_uring would fail with EAGAIN instead of waiting.

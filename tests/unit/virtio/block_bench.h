@@ -51,7 +51,7 @@ struct Bench {
         registers(transport),
         features(registers.offered() & ~options.declined),
         driver(guest, options.queue_size, features) {
-    for (std::size_t i = 0; i < disk.bytes().size(); ++i) {
+    for (std::size_t i = 0; i < std::min<std::size_t>(disk.bytes().size(), 1U << 22U); ++i) {
       disk.bytes()[i] = static_cast<std::byte>(i / 512 + i);
     }
     start(driver);

@@ -110,8 +110,8 @@ TEST_CASE("block uring: reset, quiesce and update with requests on their way") {
   MmioTransport transport(*device, guest.memory(), [] {});
   test::MmioDriver registers(transport);
   DriverQueue queue(guest, 256, registers.offered());
-  const auto area = guest.allocate(128U << 20U, 4096);
-  for (int round = 0; round < 12; ++round) {
+  const auto area = guest.allocate(16U << 20U, 4096);
+  for (int round = 0; round < 9; ++round) {
     guest.fill(base::GuestAddress(0), 1U << 20U, std::byte{0});
     DriverQueue driver(guest, queue.layout(), registers.offered());
     REQUIRE(registers.negotiate(registers.offered()));
@@ -120,7 +120,7 @@ TEST_CASE("block uring: reset, quiesce and update with requests on their way") {
     const auto header = guest.allocate(16);
     guest.store(header, RequestHeader{kTypeIn, 0U, std::uint64_t{0}});
     // Zeros come, into bytes that are none.
-    constexpr std::uint32_t kPart = 2U << 20U;
+    constexpr std::uint32_t kPart = 256U << 10U;
     for (std::uint64_t i = 0; i < 60; ++i) {
       guest.fill(area.unchecked_add(i * kPart), kPart, std::byte{1});
       const std::array<test::Buffer, 3> buffers = {
