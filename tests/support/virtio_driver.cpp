@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <stdexcept>
 
 namespace mayfly::test {
@@ -60,7 +61,8 @@ std::vector<std::byte> FakeGuest::read(GuestAddress address, std::uint64_t lengt
 }
 
 void FakeGuest::fill(GuestAddress address, std::uint64_t length, std::byte value) {
-  std::ranges::fill(memory_.slice(address, length).value(), value);
+  const auto bytes = memory_.slice(address, length).value();
+  std::memset(bytes.data(), std::to_integer<int>(value), bytes.size());
 }
 
 // ---- DriverQueue ----
