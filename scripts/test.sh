@@ -6,7 +6,7 @@ set -u -o pipefail
 usage="usage: scripts/test.sh [SUITE…]
 
 Suites; without a name: every one.
-  format   the sources are formatted as .clang-format says
+  format   the sources are formatted as .clang-format says, and the tests that documents name exist
   dev      unit tests and tiny KVM guests, debug build
   asan     the same under the address and undefined-behaviour sanitizers
   tsan     those of them whose subject has threads, under the thread sanitizer
@@ -57,7 +57,12 @@ ctest_preset() {
 threaded_tests=(test_base test_virtio_mmio test_virtio_block test_virtio_net test_virtio_net_tap test_vsock test_vmm test_kvm_machine)
 
 format_suite() {
-  git ls-files '*.h' '*.cpp' | xargs clang-format --dry-run --Werror
+  local name status=0
+  git ls-files '*.h' '*.cpp' | xargs clang-format --dry-run --Werror || status=1
+  while read -r name; do
+    grep -rqF "TEST_CASE(\"$name\"" tests || { printf 'docs/hostile-guest.md: there is no test "%s"\n' "$name"; status=1; }
+  done < <(grep -o '"[^"]*"' docs/hostile-guest.md | tr -d '"')
+  return "$status"
 }
 
 fuzz_suite() {

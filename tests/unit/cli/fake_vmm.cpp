@@ -133,6 +133,8 @@ Child start(Request& request) {
   if (::pipe2(failed.data(), O_CLOEXEC) < 0) die("pipe");
   const pid_t pid = ::fork();
   if (pid == 0) {
+    // A command ends with its machine.
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     ::setsid();
     if (master >= 0) {
       const int tty = ::open(slave.c_str(), O_RDWR);
