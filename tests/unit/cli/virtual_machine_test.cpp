@@ -58,7 +58,8 @@ TEST_CASE("the configuration says what the options say") {
   CHECK(json["drives"][0] == nlohmann::json{{"drive_id", "rootfs"},
                                             {"is_root_device", true},
                                             {"path_on_host", "/r"},
-                                            {"is_read_only", true}});
+                                            {"is_read_only", true},
+                                            {"io_engine", "Sync"}});
   CHECK(json["vsock"] == nlohmann::json{{"guest_cid", 3}, {"uds_path", "/run/x/vsock"}});
 }
 
