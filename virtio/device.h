@@ -1,6 +1,7 @@
 // What a virtio device is to its transport, and a transport to its device (virtio 1.2, section 2).
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <mutex>
 #include <span>
@@ -40,6 +41,13 @@ struct Activation {
   Interrupt* interrupt;             // outlives the activation
   std::vector<Queue> queues;        // by queue index; one the driver left disabled is default-constructed
 };
+
+// What VirtioDevice::read_config() answers from a whole configuration space: zeros past its end.
+inline void copy_config(std::span<const std::byte> space, std::uint32_t offset, std::span<std::byte> out) {
+  std::ranges::fill(out, std::byte{0});
+  if (offset >= space.size()) return;
+  std::ranges::copy(space.subspan(offset, std::min(out.size(), space.size() - offset)), out.begin());
+}
 
 // One virtio device.
 //

@@ -63,10 +63,7 @@ class DeviceImpl final : public Device, private Completions {
   [[nodiscard]] std::span<const std::uint16_t> queue_sizes() const override { return queue_sizes_; }
 
   void read_config(std::uint32_t offset, std::span<std::byte> out) const override {
-    const auto space = std::as_bytes(std::span(&space_, 1));
-    std::ranges::fill(out, std::byte{0});
-    if (offset >= space.size()) return;
-    std::ranges::copy(space.subspan(offset, std::min(out.size(), space.size() - offset)), out.begin());
+    copy_config(std::as_bytes(std::span(&space_, 1)), offset, out);
   }
   // No field of ours is the driver's to write.
   void write_config(std::uint32_t /*offset*/, std::span<const std::byte> /*in*/) override {}

@@ -76,10 +76,7 @@ class DeviceImpl final : public Device {
   }
 
   void read_config(std::uint32_t offset, std::span<std::byte> out) const override {
-    const auto space = std::as_bytes(std::span(&space_, 1));
-    std::ranges::fill(out, std::byte{0});
-    if (offset >= space.size()) return;
-    std::ranges::copy(space.subspan(offset, std::min(out.size(), space.size() - offset)), out.begin());
+    copy_config(std::as_bytes(std::span(&space_, 1)), offset, out);
   }
   // Section 5.1.4.2: with VERSION_1 no field is the driver's to write.
   void write_config(std::uint32_t /*offset*/, std::span<const std::byte> /*in*/) override {}

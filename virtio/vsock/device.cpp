@@ -66,11 +66,7 @@ class SocketDevice final : public Device {
   // Section 5.10.4: guest_cid, of which the upper 32 bits are zero.
   void read_config(std::uint32_t offset, std::span<std::byte> out) const override {
     const base::Le64 guest_cid = std::uint64_t{config_.guest_cid};
-    const auto space = std::as_bytes(std::span(&guest_cid, 1));
-    std::ranges::fill(out, std::byte{0});
-    if (offset >= space.size()) return;
-    const auto there = space.subspan(offset, std::min(out.size(), space.size() - offset));
-    std::ranges::copy(there, out.begin());
+    copy_config(std::as_bytes(std::span(&guest_cid, 1)), offset, out);
   }
   void write_config(std::uint32_t, std::span<const std::byte>) override {}  // the driver writes nothing there
 
