@@ -178,6 +178,7 @@ TEST_CASE("input waits for the driver, then comes with an interrupt and flow con
   CHECK(port.irqs == 0);
   port.out(kIir, 0x01);
   port.out(kIer, 0x01);
+  port.out(kMcr, 0x02);
   std::string received;
   port.run_until([&] {
     while ((port.in(kLsr)&0x01) != 0) received += static_cast<char>(port.in(kData));
@@ -195,6 +196,7 @@ TEST_CASE("input from a file, and its end") {
   Port port(file->get(), -1);
   port.out(kIir, 0x01);
   port.out(kIer, 0x01);
+  port.out(kMcr, 0x02);
   std::string received;
   port.run_until([&] {
     while ((port.in(kLsr)&0x01) != 0) received += static_cast<char>(port.in(kData));
@@ -207,6 +209,7 @@ TEST_CASE("the end of input is quiet") {
   Pipe pipe;
   Port port(pipe.read.get(), -1);
   port.out(kIer, 0x01);
+  port.out(kMcr, 0x02);
   pipe.write.reset();
   for (int i = 0; i < 5; ++i) port.turn();
   CHECK((port.in(kLsr)&0x01) == 0);
@@ -219,6 +222,7 @@ TEST_CASE("a held port neither reads nor writes until it is released") {
   REQUIRE(::fcntl(output.read.get(), F_SETFL, O_NONBLOCK) == 0);
   port.out(kIir, 0x01);
   port.out(kIer, 0x01);
+  port.out(kMcr, 0x02);
   port.turn();
   port.loop->hold(&port.serial->mutex());
   REQUIRE(base::write_all(pipe.write.get(), "x"));
