@@ -12,26 +12,16 @@
 #include <thread>
 
 #include "base/file.h"
+#include "tests/support/pipe.h"
 #include "tests/support/temporary_folder.h"
+#include "tests/unit/vmm/uart_registers.h"
 
 using namespace mayfly;
 using namespace mayfly::vmm;
+using namespace mayfly::test;
 using std::chrono::milliseconds;
 
 namespace {
-
-enum : std::uint64_t { kData, kIer, kIir, kLcr, kMcr, kLsr };
-
-struct Pipe {
-  base::UniqueFd read;
-  base::UniqueFd write;
-  Pipe() {
-    std::array<int, 2> ends{};
-    REQUIRE(::pipe2(ends.data(), O_CLOEXEC) == 0);
-    read.reset(ends[0]);
-    write.reset(ends[1]);
-  }
-};
 
 std::string read_some(int fd) {
   std::array<char, 65536> buffer{};

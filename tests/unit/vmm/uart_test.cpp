@@ -3,11 +3,12 @@
 #include <array>
 #include <catch2/catch.hpp>
 
+#include "tests/unit/vmm/uart_registers.h"
+
 using mayfly::vmm::Uart;
+using namespace mayfly::test;
 
 namespace {
-enum : std::uint64_t { kData, kIer, kIir, kLcr, kMcr, kLsr, kMsr, kScr };
-
 std::span<const std::byte> bytes(std::string_view text) {
   return std::as_bytes(std::span(text));
 }
