@@ -1,6 +1,6 @@
 // The block device behind its registers, against an arbitrary driver: register accesses in any order, rings
 // and requests of any content, a disk that fails and changes its size, on either engine.
-#include "tests/fuzz/input.h"
+#include "tests/fuzz/quiet_loop.h"
 #include "tests/fuzz/ring_writer.h"
 #include "tests/support/fake_ring.h"
 #include "tests/support/mmio_driver.h"
@@ -18,12 +18,6 @@ namespace {
 constexpr std::uint64_t kMemory = 0x40000;
 constexpr std::uint64_t kUsed = 0x18000;
 constexpr std::uint64_t kHeaders = 0x17000;
-
-base::log::Options quiet() {
-  base::log::Options options;
-  options.level = base::log::Level::kOff;
-  return options;
-}
 
 constexpr std::array<int, 6> kResults = {0, 1, -EINTR, -EIO, -ENOSPC, -EOPNOTSUPP};
 
@@ -159,8 +153,7 @@ void run(block::Device& device, MmioTransport& transport, test::FakeGuest& guest
         ring.cancels = (what & 4U) != 0;
         ring.refusals = what >> 6U;
         if ((what & 8U) != 0) ring.finish_all((what & 16U) != 0);
-        loop.stop();
-        require(loop.run().has_value());
+        fuzz::one_round(loop);
         break;
       }
       default:
@@ -174,9 +167,7 @@ void run(block::Device& device, MmioTransport& transport, test::FakeGuest& guest
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   static test::FakeGuest guest(kMemory);
-  static const auto loop = base::EventLoop::create().value();
-  static const auto configured = base::log::configure(quiet());
-  require(configured.has_value());
+  base::EventLoop& loop = fuzz::quiet_loop();
   guest.fill(GuestAddress(0), kUsed, std::byte{0});
   Input input(data, size);
   const std::uint8_t mode = input.byte();
@@ -195,9 +186,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     return block::make_async_backend(std::move(medium), std::make_unique<test::FakeRing>(ring), opening);
   };
   const auto device =
-      block::Device::create(config, static_cast<std::uint16_t>(1U + (mode >> 6U)), *loop, open).value();
+      block::Device::create(config, static_cast<std::uint16_t>(1U + (mode >> 6U)), loop, open).value();
   MmioTransport transport(*device, guest.memory(), [] {});
-  run(*device, transport, guest, disk, ring, *loop, input,
+  run(*device, transport, guest, disk, ring, loop, input,
       static_cast<std::uint16_t>(1U << ((mode >> 2U) & 7U)));
   return 0;
 }

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "base/unique_fd.h"
-#include "tests/fuzz/input.h"
+#include "tests/fuzz/quiet_loop.h"
 #include "tests/fuzz/ring_writer.h"
 #include "tests/support/mmio_driver.h"
 #include "virtio/net/device.h"
@@ -24,12 +24,6 @@ constexpr std::uint64_t kMemory = 0x40000;
 constexpr std::uint64_t kUsed = 0x18000;
 constexpr std::uint64_t kPackets = 0x17000;
 constexpr net::MacAddress kMac = {2, 1, 2, 3, 4, 5};
-
-base::log::Options quiet() {
-  base::log::Options options;
-  options.level = base::log::Level::kOff;
-  return options;
-}
 
 struct Network {
   std::deque<std::vector<std::byte>> arriving = {};
@@ -104,11 +98,6 @@ class CheckingBackend : public net::Backend {
   Network& network_;
   base::UniqueFd fd_;
 };
-
-void one_round(base::EventLoop& loop) {
-  loop.post([&] { loop.stop(); });
-  require(loop.run().has_value());
-}
 
 net::Header some_header(Input& input) {
   net::Header header;
@@ -207,7 +196,7 @@ void run(base::EventLoop& loop, MmioTransport& transport, test::FakeGuest& guest
         network.write_error = kErrors[input.byte() % kErrors.size()];
         break;
       case 14:
-        one_round(loop);
+        fuzz::one_round(loop);
         break;
       default:
         while (rx.take_used()) {
@@ -222,9 +211,7 @@ void run(base::EventLoop& loop, MmioTransport& transport, test::FakeGuest& guest
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   static test::FakeGuest guest(kMemory);
-  static const auto loop = base::EventLoop::create().value();
-  static const auto configured = base::log::configure(quiet());
-  require(configured.has_value());
+  base::EventLoop& loop = fuzz::quiet_loop();
   guest.fill(GuestAddress(0), kUsed, std::byte{0});
   Input input(data, size);
   const std::uint8_t mode = input.byte();
@@ -233,12 +220,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const net::Config config = {
       .id = "eth0", .tap = "fuzz", .mac = kMac, .mtu = 1500, .allow_spoofing = network.may_spoof};
   const auto device =
-      net::Device::create(config, *loop,
+      net::Device::create(config, loop,
                           [&](const std::string&) -> base::Result<std::unique_ptr<net::Backend>> {
                             return std::make_unique<CheckingBackend>(network);
                           })
           .value();
   MmioTransport transport(*device, guest.memory(), [] {});
-  run(*loop, transport, guest, network, input, static_cast<std::uint16_t>(1U << ((mode >> 1U) & 7U)));
+  run(loop, transport, guest, network, input, static_cast<std::uint16_t>(1U << ((mode >> 1U) & 7U)));
   return 0;
 }
