@@ -45,27 +45,27 @@ std::optional<std::string_view> take_line(std::string_view& text) {
   return line;
 }
 
-std::string_view reason(Status status) {
+std::string_view reason(StatusCode status) {
   switch (status) {
-    case Status::kOk:
+    case StatusCode::kOk:
       return "OK";
-    case Status::kBadRequest:
+    case StatusCode::kBadRequest:
       return "Bad Request";
-    case Status::kUnauthorized:
+    case StatusCode::kUnauthorized:
       return "Unauthorized";
-    case Status::kNotFound:
+    case StatusCode::kNotFound:
       return "Not Found";
-    case Status::kMethodNotAllowed:
+    case StatusCode::kMethodNotAllowed:
       return "Method Not Allowed";
-    case Status::kContentTooLarge:
+    case StatusCode::kContentTooLarge:
       return "Content Too Large";
-    case Status::kHeadersTooLarge:
+    case StatusCode::kHeadersTooLarge:
       return "Request Header Fields Too Large";
-    case Status::kInternalError:
+    case StatusCode::kInternalError:
       return "Internal Server Error";
-    case Status::kNotImplemented:
+    case StatusCode::kNotImplemented:
       return "Not Implemented";
-    case Status::kVersionNotSupported:
+    case StatusCode::kVersionNotSupported:
       return "HTTP Version Not Supported";
   }
   return "";
@@ -73,7 +73,7 @@ std::string_view reason(Status status) {
 
 using Parsed = std::expected<void, Malformed>;
 std::unexpected<Malformed> bad(std::string_view why) {
-  return std::unexpected(Malformed{Status::kBadRequest, why});
+  return std::unexpected(Malformed{StatusCode::kBadRequest, why});
 }
 
 // RFC 9112, section 3: method, target, version, one blank between.
@@ -87,7 +87,7 @@ Parsed parse_request_line(std::string_view line, Request& request) {
   if (!is_token(request.method)) return bad("The method is malformed.");
   if (!version.starts_with("HTTP/")) return bad("The request line is malformed.");
   if (version != "HTTP/1.1" && version != "HTTP/1.0") {
-    return std::unexpected(Malformed{Status::kVersionNotSupported, "Use HTTP/1.1 or HTTP/1.0."});
+    return std::unexpected(Malformed{StatusCode::kVersionNotSupported, "Use HTTP/1.1 or HTTP/1.0."});
   }
   request.keep_alive = version == "HTTP/1.1";
   constexpr std::string_view kScheme = "http://";
@@ -118,7 +118,7 @@ Parsed check_header_line(std::string_view line) {
 // RFC 9112, section 6.3.
 std::expected<std::size_t, Malformed> content_length(const Request& request) {
   if (request.header("Transfer-Encoding")) {
-    return std::unexpected(Malformed{Status::kNotImplemented, "Transfer-Encoding is not supported."});
+    return std::unexpected(Malformed{StatusCode::kNotImplemented, "Transfer-Encoding is not supported."});
   }
   std::optional<std::size_t> length;
   for (std::string_view rest = request.headers; auto line = take_line(rest);) {
@@ -135,7 +135,7 @@ std::expected<std::size_t, Malformed> content_length(const Request& request) {
     length = value;
   }
   if (length > kLargestBody) {
-    return std::unexpected(Malformed{Status::kContentTooLarge, "The request's content is too large."});
+    return std::unexpected(Malformed{StatusCode::kContentTooLarge, "The request's content is too large."});
   }
   return length.value_or(0);
 }
@@ -156,7 +156,7 @@ std::variant<Incomplete, Malformed, Request> parse_head(std::string_view head, s
                                                         std::size_t available) {
   Request request;
   const auto line = take_line(head);
-  if (!line) return Malformed{Status::kBadRequest, "The request is empty."};
+  if (!line) return Malformed{StatusCode::kBadRequest, "The request is empty."};
   if (auto parsed = parse_request_line(*line, request); !parsed) return parsed.error();
   request.headers = head;
   for (std::string_view rest = head; auto header = take_line(rest);) {
@@ -196,7 +196,7 @@ std::variant<Incomplete, Malformed, Request> parse_request(std::string_view byte
     }
   }
   if (available < kLargestHead) return Incomplete{};
-  return Malformed{Status::kHeadersTooLarge, "The request's headers are too large."};
+  return Malformed{StatusCode::kHeadersTooLarge, "The request's headers are too large."};
 }
 
 std::string to_bytes(const Response& response, bool keep_alive) {

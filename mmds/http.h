@@ -27,7 +27,7 @@ struct Request {
   [[nodiscard]] std::optional<std::string_view> header(std::string_view name) const;
 };
 
-enum class Status : std::uint16_t {
+enum class StatusCode : std::uint16_t {
   kOk = 200,
   kBadRequest = 400,
   kUnauthorized = 401,
@@ -44,7 +44,7 @@ enum class Status : std::uint16_t {
 struct Incomplete {};
 // This is no request; where the next one starts cannot be told, so the connection has to end.
 struct Malformed {
-  Status status;
+  StatusCode status;
   std::string_view why;
 };
 
@@ -52,7 +52,7 @@ struct Malformed {
 std::variant<Incomplete, Malformed, Request> parse_request(std::string_view bytes);
 
 struct Response {
-  Status status = Status::kOk;
+  StatusCode status = StatusCode::kOk;
   std::string_view content_type = "text/plain";
   std::string body = {};
   std::vector<std::pair<std::string_view, std::string>> headers = {};  // besides those of every response

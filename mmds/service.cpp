@@ -32,7 +32,7 @@ std::optional<Given> find(const Request& request, const HeaderName& header) {
   return std::nullopt;
 }
 
-Response refuse(Status status, std::string why) {
+Response refuse(StatusCode status, std::string why) {
   return {.status = status, .body = std::move(why)};
 }
 
@@ -80,7 +80,7 @@ base::Result<std::shared_ptr<Service>> Service::create(Config config, std::share
 Response Service::answer(const Request& request, Time now, Metrics& metrics) const {
   if (request.method == "GET") return get(request, now, metrics);
   if (request.method == "PUT") return put(request, now);
-  Response response = refuse(Status::kMethodNotAllowed, "Use GET or PUT.");
+  Response response = refuse(StatusCode::kMethodNotAllowed, "Use GET or PUT.");
   response.headers.emplace_back("Allow", "GET, PUT");
   return response;
 }
@@ -92,7 +92,7 @@ Response Service::get(const Request& request, Time now, Metrics& metrics) const 
   if (!token) ++metrics.rx_no_token;
   if (token && !valid) ++metrics.rx_invalid_token;
   if (config_.version == Version::kV2 && !valid) {
-    return refuse(Status::kUnauthorized,
+    return refuse(StatusCode::kUnauthorized,
                   token ? "The token is not valid, or not any more."
                         : fmt::format("A token is needed, in the header {} or {}.", kToken.ours, kToken.ec2));
   }
@@ -103,28 +103,28 @@ Response Service::get(const Request& request, Time now, Metrics& metrics) const 
             .body = std::move(*found)};
   }
   if (found.error() == Missing::kNotFound) {
-    return refuse(Status::kNotFound, fmt::format("There is nothing at {}.", request.path));
+    return refuse(StatusCode::kNotFound, fmt::format("There is nothing at {}.", request.path));
   }
-  return refuse(Status::kNotImplemented,
+  return refuse(StatusCode::kNotImplemented,
                 fmt::format("The value at {} has no form as text; ask for application/json.", request.path));
 }
 
 Response Service::put(const Request& request, Time now) const {
   // Set by proxies: a request that was talked through one may be somebody else's (as with EC2's service).
   if (request.header("X-Forwarded-For"))
-    return refuse(Status::kBadRequest, "X-Forwarded-For is not allowed.");
+    return refuse(StatusCode::kBadRequest, "X-Forwarded-For is not allowed.");
   if (!is_token_path(request.path)) {
-    return refuse(Status::kNotFound, fmt::format("There is nothing to PUT at {}.", request.path));
+    return refuse(StatusCode::kNotFound, fmt::format("There is nothing to PUT at {}.", request.path));
   }
   const auto given = find(request, kTtl);
-  if (!given) return refuse(Status::kBadRequest, fmt::format("The header {} is needed.", kTtl.ours));
+  if (!given) return refuse(StatusCode::kBadRequest, fmt::format("The header {} is needed.", kTtl.ours));
   const auto ttl = parse_ttl(given->value);
   if (!ttl) {
-    return refuse(Status::kBadRequest, fmt::format("{} is not a number from {} to {}.", given->name,
-                                                   kLeastTtl.count(), kMostTtl.count()));
+    return refuse(StatusCode::kBadRequest, fmt::format("{} is not a number from {} to {}.", given->name,
+                                                       kLeastTtl.count(), kMostTtl.count()));
   }
   auto token = tokens_.issue(*ttl, now);
-  if (!token) return refuse(Status::kInternalError, "No token can be made.");
+  if (!token) return refuse(StatusCode::kInternalError, "No token can be made.");
   Response response{.body = std::move(*token)};
   response.headers.emplace_back(given->name, fmt::format("{}", ttl->count()));
   return response;

@@ -9,9 +9,9 @@ namespace mayfly::mmds {
 
 namespace {
 
-class State {
+class SipState {
  public:
-  explicit State(const SipKey& key)
+  explicit SipState(const SipKey& key)
       : v0_(key.low ^ 0x736f6d6570736575),
         v1_(key.high ^ 0x646f72616e646f6d ^ 0xee),
         v2_(key.low ^ 0x6c7967656e657261),
@@ -57,7 +57,7 @@ std::uint64_t little_endian(std::span<const std::byte> bytes) {
 }  // namespace
 
 SipHash siphash(const SipKey& key, std::span<const std::byte> bytes) {
-  State state(key);
+  SipState state(key);
   const std::uint64_t length = bytes.size();
   for (; bytes.size() >= 8; bytes = bytes.subspan(8)) state.absorb(little_endian(bytes.first(8)));
   state.absorb(little_endian(bytes) | length << 56U);

@@ -9,8 +9,8 @@ using std::chrono::seconds;
 namespace {
 
 // A connection made by hand.
-struct Bench {
-  explicit Bench(std::size_t large = 100) : network(make_service(document(large))) {}
+struct HandMade {
+  explicit HandMade(std::size_t large = 100) : network(make_service(document(large))) {}
 
   // The service's SYN; `seq` and `ack` are then where the guest stands.
   Tcp open(std::uint16_t from_port = 40000) {
@@ -62,7 +62,7 @@ bool is_reset(const std::vector<Tcp>& answer) {
   return answer.size() == 1 && (answer[0].flags & kTcpRst) != 0;
 }
 // An ACK and nothing else, that says where both stand.
-bool is_challenge(const std::vector<Tcp>& answer, const Bench& b) {
+bool is_challenge(const std::vector<Tcp>& answer, const HandMade& b) {
   return answer.size() == 1 && answer[0].flags == kTcpAck && answer[0].payload.empty() &&
          answer[0].ack == b.seq && answer[0].seq == b.ack;
 }
@@ -70,7 +70,7 @@ bool is_challenge(const std::vector<Tcp>& answer, const Bench& b) {
 }  // namespace
 
 TEST_CASE("mmds hostile: segments of no connection are reset") {
-  Bench b;
+  HandMade b;
   const auto acknowledged = b.network.tell({.seq = 1, .ack = 77, .payload = "x"});
   REQUIRE(is_reset(acknowledged));
   CHECK(acknowledged[0].seq == 77);
@@ -87,14 +87,14 @@ TEST_CASE("mmds hostile: segments of no connection are reset") {
 }
 
 TEST_CASE("mmds hostile: no more resets wait than may") {
-  Bench b;
+  HandMade b;
   for (int i = 0; i < 1000; ++i) b.network.responder->receive(tcp_frame({.seq = 1}), false, b.network.now);
   CHECK(b.network.heard().size() == kMostResets);
   CHECK(b.metrics().tx_errors == 1000 - kMostResets);
 }
 
 TEST_CASE("mmds hostile: a reset ends a connection only where it stands") {
-  Bench b;
+  HandMade b;
   b.establish();
   CHECK(is_challenge(b.tell({.seq = b.seq + 1, .flags = kTcpRst}), b));
   CHECK(b.tell({.seq = b.seq - 1, .flags = kTcpRst}).empty());
@@ -105,7 +105,7 @@ TEST_CASE("mmds hostile: a reset ends a connection only where it stands") {
 }
 
 TEST_CASE("mmds hostile: a SYN does not touch a connection that is there") {
-  Bench b;
+  HandMade b;
   b.establish();
   CHECK(is_challenge(b.tell({.flags = kTcpSyn}), b));
   CHECK(is_challenge(b.tell({.seq = 1, .flags = kTcpSyn}), b));
@@ -114,7 +114,7 @@ TEST_CASE("mmds hostile: a SYN does not touch a connection that is there") {
 }
 
 TEST_CASE("mmds hostile: sequence numbers outside the window, and acknowledgments of nothing") {
-  Bench b;
+  HandMade b;
   b.establish();
   CHECK(is_challenge(b.tell({.seq = b.seq - 10, .payload = "x"}), b));
   CHECK(is_challenge(b.tell({.seq = b.seq + std::uint32_t{kReceiveBuffer}, .payload = "x"}), b));
@@ -127,7 +127,7 @@ TEST_CASE("mmds hostile: sequence numbers outside the window, and acknowledgment
 }
 
 TEST_CASE("mmds hostile: what overlaps is taken once") {
-  Bench b;
+  HandMade b;
   b.establish();
   const std::string request = get("/a/b", "");
   b.say(request.substr(0, 10));
@@ -139,7 +139,7 @@ TEST_CASE("mmds hostile: what overlaps is taken once") {
 }
 
 TEST_CASE("mmds hostile: a handshake that is answered wrongly is reset, and stays") {
-  Bench b;
+  HandMade b;
   b.open();
   const auto answer = b.tell({.ack = b.ack + 5});
   REQUIRE(is_reset(answer));
@@ -149,7 +149,7 @@ TEST_CASE("mmds hostile: a handshake that is answered wrongly is reset, and stay
 }
 
 TEST_CASE("mmds hostile: a SYN that comes again is answered again") {
-  Bench b;
+  HandMade b;
   const auto first = b.open();
   --b.seq;
   const auto second = b.open();
@@ -158,7 +158,7 @@ TEST_CASE("mmds hostile: a SYN that comes again is answered again") {
 }
 
 TEST_CASE("mmds hostile: a peer that never answers the handshake is forgotten") {
-  Bench b;
+  HandMade b;
   b.open();
   b.network.pass(seconds(30));
   CHECK(b.open_connections() == 0);
@@ -167,7 +167,7 @@ TEST_CASE("mmds hostile: a peer that never answers the handshake is forgotten") 
 }
 
 TEST_CASE("mmds hostile: a peer that goes away with an answer under way is forgotten") {
-  Bench b;
+  HandMade b;
   b.establish();
   b.say(get("/a/b", ""));
   const auto before = b.metrics().tx_frames;
@@ -178,7 +178,7 @@ TEST_CASE("mmds hostile: a peer that goes away with an answer under way is forgo
 }
 
 TEST_CASE("mmds hostile: a window of none is asked about for as long as there are answers") {
-  Bench b(5000);
+  HandMade b(5000);
   b.establish();
   const auto answer = b.say(get("/large", ""), 0);
   REQUIRE(answer.size() == 1);
@@ -211,7 +211,7 @@ TEST_CASE("mmds hostile: a window of none is asked about for as long as there ar
 }
 
 TEST_CASE("mmds hostile: a window of none that says nothing any more is given up") {
-  Bench b(5000);
+  HandMade b(5000);
   b.establish();
   b.say(get("/large", ""), 0);
   b.network.pass(std::chrono::minutes(5));
@@ -219,7 +219,7 @@ TEST_CASE("mmds hostile: a window of none that says nothing any more is given up
 }
 
 TEST_CASE("mmds hostile: never more than the peer's window is under way") {
-  Bench b(50000);
+  HandMade b(50000);
   b.establish();
   std::size_t under_way = 0;
   for (const Tcp& tcp : b.say(get("/large", ""), 10000)) under_way += tcp.payload.size();
@@ -230,7 +230,7 @@ TEST_CASE("mmds hostile: never more than the peer's window is under way") {
 }
 
 TEST_CASE("mmds hostile: what does not fit is not taken") {
-  Bench b(50000);
+  HandMade b(50000);
   b.establish();
   // The answer waits for a window, so nothing after it is read.
   b.say(get("/large", ""), 0);
@@ -245,7 +245,7 @@ TEST_CASE("mmds hostile: what does not fit is not taken") {
   }
   CHECK(taken == kReceiveBuffer);
   // One segment that is larger than all of the window.
-  Bench other;
+  HandMade other;
   other.establish();
   const auto answer = other.tell({.payload = long_text(60000)});
   REQUIRE_FALSE(answer.empty());
@@ -254,7 +254,7 @@ TEST_CASE("mmds hostile: what does not fit is not taken") {
 }
 
 TEST_CASE("mmds hostile: a FIN that comes again is acknowledged again") {
-  Bench b;
+  HandMade b;
   b.establish();
   auto answer = b.say(get("/a/b"));
   REQUIRE(answer.size() == 1);
@@ -274,7 +274,7 @@ TEST_CASE("mmds hostile: a FIN that comes again is acknowledged again") {
 }
 
 TEST_CASE("mmds hostile: a peer that finishes first") {
-  Bench b;
+  HandMade b;
   b.establish();
   auto answer = b.tell({.flags = kTcpFin | kTcpAck, .payload = get("/a/b", "")});
   REQUIRE(answer.size() == 1);
@@ -291,7 +291,7 @@ TEST_CASE("mmds hostile: a peer that finishes first") {
 }
 
 TEST_CASE("mmds hostile: half a request, and then the end") {
-  Bench b;
+  HandMade b;
   b.establish();
   const auto answer = b.tell({.flags = kTcpFin | kTcpAck, .payload = "GET /a/b HT"});
   REQUIRE(answer.size() == 1);
@@ -317,7 +317,7 @@ TEST_CASE("mmds hostile: malformed requests end their connection, and no other")
 }
 
 TEST_CASE("mmds hostile: a flood of SYNs") {
-  Bench b;
+  HandMade b;
   b.establish();
   Ends ends;
   std::mt19937 random(1);
@@ -347,7 +347,7 @@ TEST_CASE("mmds hostile: a flood of SYNs") {
 }
 
 TEST_CASE("mmds hostile: idle connections make room, busy ones do not") {
-  Bench b;
+  HandMade b;
   for (std::uint16_t i = 0; i < kMostConnections; ++i) {
     b.seq = 5000;
     b.establish(static_cast<std::uint16_t>(1000 + i));
@@ -362,7 +362,7 @@ TEST_CASE("mmds hostile: idle connections make room, busy ones do not") {
 }
 
 TEST_CASE("mmds hostile: after a reset of the device there is nothing left") {
-  Bench b;
+  HandMade b;
   b.establish();
   b.say(get("/a/b", ""));
   b.network.responder->receive(arp_request(), false, b.network.now);
@@ -374,7 +374,7 @@ TEST_CASE("mmds hostile: after a reset of the device there is nothing left") {
 }
 
 TEST_CASE("mmds hostile: initial sequence numbers of two connections tell nothing of each other") {
-  Bench b;
+  HandMade b;
   std::map<std::uint32_t, int> differences;
   std::uint32_t last = 0;
   for (std::uint16_t i = 0; i < 30; ++i) {
@@ -384,6 +384,6 @@ TEST_CASE("mmds hostile: initial sequence numbers of two connections tell nothin
     last = sequence;
   }
   CHECK(differences.size() == 30);
-  Bench other;
+  HandMade other;
   CHECK(other.open(1000).seq != b.open(2000).seq);
 }

@@ -104,7 +104,7 @@ TEST_CASE("mmds http: the head is limited") {
 }
 
 TEST_CASE("mmds http: a response") {
-  CHECK(to_bytes({.status = Status::kNotFound, .body = "no", .headers = {{"Allow", "GET"}}}, true) ==
+  CHECK(to_bytes({.status = StatusCode::kNotFound, .body = "no", .headers = {{"Allow", "GET"}}}, true) ==
         "HTTP/1.1 404 Not Found\r\nServer: Mayfly\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n"
         "Connection: keep-alive\r\nAllow: GET\r\n\r\nno");
   CHECK(to_bytes({}, false) ==

@@ -7,7 +7,7 @@ using namespace mayfly::test;
 
 namespace {
 
-struct Bench {
+struct PacketBench {
   Network network{make_service(document())};
   Responder& responder = *network.responder;
   // Whether the service says anything to it.
@@ -24,7 +24,7 @@ const Tcp kSynSegment = {.seq = 7, .flags = kTcpSyn, .mss = 1460};
 }  // namespace
 
 TEST_CASE("mmds: which frames are for the service") {
-  const Bench b;
+  const PacketBench b;
   CHECK(b.responder.concerns(tcp_frame({})));
   CHECK(b.responder.concerns(arp_request()));
   Ends other;
@@ -41,7 +41,7 @@ TEST_CASE("mmds: which frames are for the service") {
 }
 
 TEST_CASE("mmds: ARP requests are answered") {
-  Bench b;
+  PacketBench b;
   b.responder.receive(arp_request(), false, b.network.now);
   REQUIRE(b.responder.wants_to_send());
   Frame expected;
@@ -63,7 +63,7 @@ TEST_CASE("mmds: ARP requests are answered") {
 }
 
 TEST_CASE("mmds: other ARP is dropped") {
-  Bench b;
+  PacketBench b;
   for (const auto& [at, value] :
        {std::pair<std::size_t, unsigned>{14, 6}, {16, 0x86dd}, {18, 0x0804}, {20, 2}, {20, 3}}) {
     Frame frame = arp_request();
@@ -77,7 +77,7 @@ TEST_CASE("mmds: other ARP is dropped") {
 }
 
 TEST_CASE("mmds: no more ARP replies wait than may") {
-  Bench b;
+  PacketBench b;
   for (int i = 0; i < 1000; ++i) b.responder.receive(arp_request(), false, b.network.now);
   std::size_t replies = 0;
   for (; b.responder.wants_to_send(); ++replies) b.network.pull();
@@ -86,7 +86,7 @@ TEST_CASE("mmds: no more ARP replies wait than may") {
 }
 
 TEST_CASE("mmds: cut and contradictory frames are dropped") {
-  Bench b;
+  PacketBench b;
   const Frame syn = tcp_frame(kSynSegment);
   for (std::size_t n = 0; n < syn.size(); ++n) {
     Frame cut(syn.begin(), syn.begin() + static_cast<std::ptrdiff_t>(n));
@@ -112,7 +112,7 @@ TEST_CASE("mmds: cut and contradictory frames are dropped") {
 }
 
 TEST_CASE("mmds: what is well-formed and not for TCP is dropped") {
-  Bench b;
+  PacketBench b;
   const auto changed = [&](std::size_t at, unsigned value) {
     Frame frame = tcp_frame(kSynSegment);
     frame[at] = static_cast<std::byte>(value);
@@ -140,7 +140,7 @@ TEST_CASE("mmds: what is well-formed and not for TCP is dropped") {
 }
 
 TEST_CASE("mmds: checksums are checked, unless they were left to the device") {
-  Bench b;
+  PacketBench b;
   Frame frame = tcp_frame(kSynSegment);
   set16(frame, 50, 0x1234);
   CHECK_FALSE(b.answered(frame));
@@ -151,7 +151,7 @@ TEST_CASE("mmds: checksums are checked, unless they were left to the device") {
 }
 
 TEST_CASE("mmds: padding, IP options and odd TCP options") {
-  Bench b;
+  PacketBench b;
   Frame padded = tcp_frame({.from_port = 1, .seq = 7, .flags = kTcpSyn});
   padded.resize(60 + 20);
   CHECK(b.answered(padded));

@@ -10,8 +10,8 @@ using std::chrono::seconds;
 
 namespace {
 
-struct Bench {
-  explicit Bench(Version version = Version::kV1, bool imds_compat = false) {
+struct ServiceBench {
+  explicit ServiceBench(Version version = Version::kV1, bool imds_compat = false) {
     REQUIRE(store->put(R"({"latest": {"id": "i-1", "n": 1}})"));
     service =
         Service::create({.network_interfaces = {}, .version = version, .imds_compat = imds_compat}, store)
@@ -29,7 +29,7 @@ struct Bench {
   std::string token(unsigned ttl) {
     const auto response =
         ask("PUT /latest/api/token", fmt::format("X-metadata-token-ttl-seconds: {}\r\n", ttl));
-    REQUIRE(response.status == Status::kOk);
+    REQUIRE(response.status == StatusCode::kOk);
     return response.body;
   }
   std::shared_ptr<Store> store = std::make_shared<Store>();
@@ -41,9 +41,9 @@ struct Bench {
 }  // namespace
 
 TEST_CASE("mmds service: version 1 answers without a token") {
-  Bench b;
+  ServiceBench b;
   const auto response = b.ask("GET /latest/id");
-  CHECK(response.status == Status::kOk);
+  CHECK(response.status == StatusCode::kOk);
   CHECK(response.content_type == "text/plain");
   CHECK(response.body == "i-1");
   CHECK(b.status("GET /nothing") == 404);
@@ -57,7 +57,7 @@ TEST_CASE("mmds service: version 1 answers without a token") {
 }
 
 TEST_CASE("mmds service: what is accepted decides the form") {
-  Bench b;
+  ServiceBench b;
   for (const char* accept : {"application/json", "Application/JSON", "application/json; q=1, */*",
                              "image/png, application/json"}) {
     CAPTURE(accept);
@@ -70,12 +70,12 @@ TEST_CASE("mmds service: what is accepted decides the form") {
     CAPTURE(accept);
     CHECK(b.ask("GET /latest", fmt::format("Accept: {}\r\n", accept)).body == "id\nn");
   }
-  Bench compat(Version::kV1, true);
+  ServiceBench compat(Version::kV1, true);
   CHECK(compat.ask("GET /latest", "Accept: application/json\r\n").body == "id\nn");
 }
 
 TEST_CASE("mmds service: version 2 asks for a token") {
-  Bench b(Version::kV2);
+  ServiceBench b(Version::kV2);
   CHECK(b.status("GET /latest/id") == 401);
   CHECK(b.metrics.rx_no_token == 1);
   CHECK(b.status("GET /latest/id", "X-metadata-token: wrong\r\n") == 401);
@@ -90,9 +90,9 @@ TEST_CASE("mmds service: version 2 asks for a token") {
 }
 
 TEST_CASE("mmds service: asking for a token") {
-  Bench b(Version::kV2);
+  ServiceBench b(Version::kV2);
   const auto ours = b.ask("PUT /latest/api/token", "X-metadata-token-ttl-seconds: 21600\r\n");
-  CHECK(ours.status == Status::kOk);
+  CHECK(ours.status == StatusCode::kOk);
   REQUIRE(ours.headers.size() == 1);
   CHECK(ours.headers[0] == std::pair<std::string_view, std::string>("X-metadata-token-ttl-seconds", "21600"));
   const auto ec2 = b.ask("PUT /latest/api/token", "X-AWS-EC2-Metadata-Token-TTL-Seconds: 1\r\n");
@@ -109,10 +109,10 @@ TEST_CASE("mmds service: asking for a token") {
 }
 
 TEST_CASE("mmds service: other methods") {
-  Bench b;
+  ServiceBench b;
   for (const char* method : {"POST", "PATCH", "DELETE", "HEAD", "OPTIONS", "get"}) {
     const auto response = b.ask(std::string(method) + " /latest/id");
-    CHECK(response.status == Status::kMethodNotAllowed);
+    CHECK(response.status == StatusCode::kMethodNotAllowed);
     REQUIRE(response.headers.size() == 1);
     CHECK(response.headers[0] == std::pair<std::string_view, std::string>("Allow", "GET, PUT"));
   }

@@ -10,16 +10,16 @@ using namespace mayfly::test;
 
 namespace {
 
-std::shared_ptr<const mmds::Service> make_service() {
+std::shared_ptr<const mmds::Service> metadata_service() {
   auto store = std::make_shared<mmds::Store>();
   REQUIRE(store->put(R"({"id": "i-7", "large": ")" + text(40000) + "\"}"));
   return mmds::Service::create({}, std::move(store)).value();
 }
 
-struct Bench : NetBench {
-  explicit Bench(const NetOptions& chosen = {}) : NetBench(with_service(chosen)) {}
+struct MetadataBench : NetBench {
+  explicit MetadataBench(const NetOptions& chosen = {}) : NetBench(with_service(chosen)) {}
   static NetOptions with_service(NetOptions chosen) {
-    chosen.metadata = make_service();
+    chosen.metadata = metadata_service();
     return chosen;
   }
   void offer_buffers(int count = 200) {
@@ -58,19 +58,19 @@ struct Bench : NetBench {
   }
 };
 
-const std::string kRequest = "GET /id HTTP/1.1\r\n\r\n";
+const std::string kIdRequest = "GET /id HTTP/1.1\r\n\r\n";
 
 }  // namespace
 
 TEST_CASE("net metadata: frames to the service are answered, and never reach the network") {
-  Bench b;
+  MetadataBench b;
   b.offer_buffers();
   b.send(packet(arp_request()));
   const auto arp = b.next();
   REQUIRE(arp);
   CHECK(word_at(*arp, 12) == 0x0806);
   const std::uint32_t ack = b.connect();
-  b.send(packet(tcp_frame({.seq = 100, .ack = ack, .payload = kRequest})));
+  b.send(packet(tcp_frame({.seq = 100, .ack = ack, .payload = kIdRequest})));
   const auto answer = b.next_tcp();
   REQUIRE(answer);
   CHECK(answer->payload.ends_with("i-7"));
@@ -83,7 +83,7 @@ TEST_CASE("net metadata: frames to the service are answered, and never reach the
 }
 
 TEST_CASE("net metadata: whatever goes to the service's address stays, other frames pass") {
-  Bench b;
+  MetadataBench b;
   b.offer_buffers();
   Frame udp = tcp_frame({});
   udp[23] = std::byte{17};
@@ -117,10 +117,10 @@ TEST_CASE("net metadata: without it such frames are like any other") {
 
 TEST_CASE("net metadata: any framing, checksums left to the device, and segments that were to be cut") {
   for (const std::uint32_t piece : {1U, 3U, 12U, 14U, 26U, 54U, 1000U}) {
-    Bench b;
+    MetadataBench b;
     b.offer_buffers();
     const std::uint32_t ack = b.connect();
-    const std::string requests = kRequest + std::string(3000, '\n') + kRequest;
+    const std::string requests = kIdRequest + std::string(3000, '\n') + kIdRequest;
     Frame large = tcp_frame({.seq = 100, .ack = ack, .payload = requests});
     set16(large, 50, 0x1111);
     const Header header{.flags = kFlagNeedsCsum,
@@ -146,7 +146,7 @@ TEST_CASE("net metadata: any framing, checksums left to the device, and segments
 }
 
 TEST_CASE("net metadata: what was looked at is what is sent, whatever the guest writes meanwhile") {
-  Bench b;
+  MetadataBench b;
   Ends other;
   other.service_ip = {10, 0, 0, 1};
   const Bytes sent = packet(tcp_frame({}, other));
@@ -159,7 +159,7 @@ TEST_CASE("net metadata: what was looked at is what is sent, whatever the guest 
 }
 
 TEST_CASE("net metadata: spoofed frames are dropped before it") {
-  Bench b;
+  MetadataBench b;
   Ends spoofed;
   spoofed.guest_mac = {0x02, 1, 1, 1, 1, 1};
   b.send(packet(arp_request(spoofed)));
@@ -168,7 +168,7 @@ TEST_CASE("net metadata: spoofed frames are dropped before it") {
 }
 
 TEST_CASE("net metadata: answers wait for receive buffers, and come before the network's frames") {
-  Bench b;
+  MetadataBench b;
   b.send(packet(arp_request()));
   b.send(packet(arp_request()));
   b.network.arrive(packet(frame("tap", kHostMac)));
@@ -189,7 +189,7 @@ TEST_CASE("net metadata: a large answer takes as many turns as it needs, and all
   for (const bool mergeable : {true, false}) {
     constexpr std::uint64_t kNeedMrg =
         kFeatureGuestTso4 | kFeatureGuestTso6 | kFeatureGuestUfo | kFeatureGuestEcn;
-    Bench b({.declined = mergeable ? 0 : kFeatureMrgRxbuf | kNeedMrg});
+    MetadataBench b({.declined = mergeable ? 0 : kFeatureMrgRxbuf | kNeedMrg});
     b.offer_buffers(100);
     const std::uint32_t ack = b.connect();
     b.send(packet(tcp_frame({.seq = 100, .ack = ack, .payload = "GET /large HTTP/1.0\r\n\r\n"})));
@@ -210,7 +210,7 @@ TEST_CASE("net metadata: a large answer takes as many turns as it needs, and all
 }
 
 TEST_CASE("net metadata: what was lost comes again in time") {
-  Bench b;
+  MetadataBench b;
   b.offer_buffers();
   b.send(packet(tcp_frame({.seq = 99, .flags = kTcpSyn})));
   const auto first = b.next_tcp();
@@ -225,8 +225,8 @@ TEST_CASE("net metadata: what was lost comes again in time") {
 }
 
 TEST_CASE("net metadata: receive buffers that are too small lose an answer, and it is counted") {
-  Bench b({.declined = kFeatureMrgRxbuf | kFeatureGuestTso4 | kFeatureGuestTso6 | kFeatureGuestUfo |
-                       kFeatureGuestEcn});
+  MetadataBench b({.declined = kFeatureMrgRxbuf | kFeatureGuestTso4 | kFeatureGuestTso6 | kFeatureGuestUfo |
+                               kFeatureGuestEcn});
   b.offer(30);
   b.send(packet(arp_request()));
   CHECK_FALSE(b.next());
@@ -235,7 +235,7 @@ TEST_CASE("net metadata: receive buffers that are too small lose an answer, and 
 }
 
 TEST_CASE("net metadata: it answers while the link is down") {
-  Bench b;
+  MetadataBench b;
   b.offer_buffers();
   b.network.write_error = EIO;
   b.send(packet(frame("x")));
@@ -245,7 +245,7 @@ TEST_CASE("net metadata: it answers while the link is down") {
 }
 
 TEST_CASE("net metadata: the rate limiter holds answers back") {
-  Bench b(
+  MetadataBench b(
       {.rx_limit = {.operations = BucketConfig{.size = 1, .refill_time = std::chrono::milliseconds(50)}}});
   b.offer_buffers();
   for (int i = 0; i < 3; ++i) b.send(packet(arp_request()));
@@ -258,7 +258,7 @@ TEST_CASE("net metadata: the rate limiter holds answers back") {
 }
 
 TEST_CASE("net metadata: a reset ends its connections") {
-  Bench b;
+  MetadataBench b;
   b.offer_buffers();
   b.connect();
   b.registers.write(reg::kStatus, 0U);
