@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "api/fields.h"
+#include "api/mmds_json.h"
 #include "api/rate_limiter_json.h"
 
 namespace mayfly::api {
@@ -201,9 +202,10 @@ Result<Configuration> parse_configuration(std::string_view text) {
   }
   if (const json* vsock = fields.find("vsock")) configuration.vm.vsock = TRY(parse_vsock(*vsock));
   if (const json* logger = fields.find("logger")) configuration.logger = TRY(parse_logger(*logger));
-  for (const std::string_view name : {"metrics", "mmds-config"}) {
-    TRY(fields.refuse(name, "not supported"));
+  if (const json* mmds = fields.find("mmds-config")) {
+    configuration.vm.mmds = TRY(parse_mmds_config(*mmds, configuration.vm.network_interfaces));
   }
+  TRY(fields.refuse("metrics", "not supported"));
   TRY(fields.finish());
   return configuration;
 }

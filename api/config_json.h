@@ -15,8 +15,8 @@ struct Configuration {
   std::optional<base::log::Options> logger;
 };
 
-// Keys: boot-source, machine-config, drives, network-interfaces, vsock, logger. Errors name the field and the
-// value. Pure: opens nothing.
+// Keys: boot-source, machine-config, drives, network-interfaces, vsock, logger, mmds-config. Errors name the
+// field and the value. Pure: opens nothing.
 base::Result<Configuration> parse_configuration(std::string_view text);
 
 }  // namespace mayfly::api

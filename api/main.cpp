@@ -15,6 +15,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/timeline.h"
+#include "mmds/store.h"
 #include "vmm/machine.h"
 
 namespace {
@@ -24,6 +25,8 @@ using base::Result;
 
 constexpr int kExitCouldNotStart = 1;
 constexpr int kExitUsage = 2;
+// Of --mmds-size-limit: an answer may be as large, for each connection.
+constexpr std::size_t kMostMetadata = 16U << 20U;
 
 constexpr const char* kFooter = R"(
 A configuration file is one JSON object:
@@ -32,6 +35,7 @@ A configuration file is one JSON object:
     "drives":         [ { "drive_id": "rootfs", "is_root_device": true,
                           "path_on_host": "artifacts/rootfs.ext4", "is_read_only": true } ],
     "network-interfaces": [ { "iface_id": "eth0", "host_dev_name": "tap0" } ],
+    "mmds-config":    { "network_interfaces": [ "eth0" ], "version": "V2" },
     "vsock":          { "guest_cid": 3, "uds_path": "/tmp/vm.vsock" } }
 
 The guest's serial console is standard input and output; the log goes to standard error unless --log-path says otherwise.
@@ -44,6 +48,8 @@ Exit status:
 
 struct Options {
   std::string config_file;
+  std::string metadata_file;
+  std::size_t metadata_size_limit = mmds::kDefaultSizeLimit;
   std::string id = "anonymous-instance";
   std::string log_path;
   std::string level;
@@ -61,6 +67,13 @@ std::optional<int> parse_command_line(int argc, char** argv, Options& options) {
   app.add_option("--config-file", options.config_file, "The virtual machine, as JSON; it starts at once")
       ->required()
       ->type_name("FILE");
+  app.add_option("--metadata", options.metadata_file,
+                 "What the metadata service (mmds-config) serves at first, as JSON")
+      ->type_name("FILE");
+  app.add_option("--mmds-size-limit", options.metadata_size_limit, "The most metadata there may be, as JSON")
+      ->type_name("BYTES")
+      ->check(CLI::Range(std::size_t{2}, kMostMetadata))
+      ->capture_default_str();
   app.add_option("--id", options.id, "Names this instance in the log: 1-64 letters, digits and -")
       ->type_name("ID");
   app.add_flag("--no-api", options.no_api, "Serve no control socket (none is served in this version)");
@@ -116,6 +129,16 @@ Result<api::Configuration> load_configuration(const Options& options) {
   return configuration;
 }
 
+Result<std::shared_ptr<mmds::Store>> load_metadata(const Options& options) {
+  auto store = std::make_shared<mmds::Store>(options.metadata_size_limit);
+  if (options.metadata_file.empty()) return store;
+  const std::string text = TRY(base::read_file(options.metadata_file));
+  if (auto put = store->put(text); !put) {
+    return base::fail_because(std::move(put).error(), "--metadata {}", options.metadata_file);
+  }
+  return store;
+}
+
 struct Outcome {
   int status = 0;
   int signal = 0;  // ended by this signal instead
@@ -130,7 +153,8 @@ Result<Outcome> run(const Options& options) {
     base::timeline::send_to(options.timing_fd);
   }
   base::timeline::mark("vmm_started");
-  const auto configuration = TRY(load_configuration(options));
+  auto configuration = TRY(load_configuration(options));
+  configuration.vm.metadata = TRY(load_metadata(options));
   TRY(configure_log(options, configuration));
 
   const auto loop = TRY(base::EventLoop::create());

@@ -2,10 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "mmds/config.h"
+#include "mmds/store.h"
 #include "virtio/block/device.h"
 #include "virtio/net/device.h"
 #include "virtio/vsock/device.h"
@@ -45,6 +48,8 @@ struct VmConfig {
   std::vector<DriveConfig> drives;
   std::vector<virtio::net::Config> network_interfaces;  // eth0 first, each with an id and a tap of its own
   std::optional<virtio::vsock::Config> vsock;
+  std::optional<mmds::Config> mmds;       // its interfaces are among network_interfaces
+  std::shared_ptr<mmds::Store> metadata;  // what it serves, shared with whoever changes it; null: nothing
   bool boot_timer = false;
   ConsoleConfig console;
 };

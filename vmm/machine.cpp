@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <functional>
@@ -12,6 +13,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/timeline.h"
+#include "mmds/service.h"
 #include "vmm/boot_plan.h"
 #include "vmm/bus.h"
 #include "vmm/kvm.h"
@@ -171,7 +173,15 @@ Status KvmMachine::add_devices(const VmConfig& config) {
     auto device = TRY(virtio::block::Device::create(drive->block, queues, loop_));
     TRY(add_virtio(std::move(device)));
   }
-  for (const virtio::net::Config& interface : config.network_interfaces) {
+  std::shared_ptr<const mmds::Service> metadata;
+  if (config.mmds) {
+    auto store = config.metadata ? config.metadata : std::make_shared<mmds::Store>();
+    metadata = TRY(mmds::Service::create(*config.mmds, std::move(store)));
+  }
+  for (virtio::net::Config interface : config.network_interfaces) {
+    if (config.mmds && std::ranges::count(config.mmds->network_interfaces, interface.id) > 0) {
+      interface.metadata = metadata;
+    }
     auto device = TRY(virtio::net::Device::create(interface, loop_));
     TRY(add_virtio(std::move(device)));
   }

@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstring>
 #include <optional>
 #include <vector>
 
 #include "base/log.h"
 #include "virtio/net/buffers.h"
+#include "virtio/net/metadata.h"
 #include "virtio/net/port.h"
 
 namespace mayfly::virtio::net {
@@ -61,6 +63,9 @@ class DeviceImpl final : public Device {
         loop, [this] { transmit(); }, &mutex()));
     rx_rest_ = TRY(base::Timer::create(
         loop, [this] { receive(); }, &mutex()));
+    if (config_.metadata) {
+      metadata_ = TRY(Metadata::create(config_.metadata, loop, mutex(), [this] { answer(); }));
+    }
     return {};
   }
 
@@ -87,6 +92,9 @@ class DeviceImpl final : public Device {
   void update(const RateLimiterConfig& rx, const RateLimiterConfig& tx) override;
 
   [[nodiscard]] Metrics metrics() const override { return metrics_; }
+  [[nodiscard]] mmds::Metrics metadata_metrics() const override {
+    return metadata_ ? metadata_->metrics() : mmds::Metrics{};
+  }
   [[nodiscard]] State save() const override {
     if (!active_) return {};
     return {.rx = active_->buffers.rewind(active_->rx.save()), .tx = active_->tx.save()};
@@ -109,13 +117,16 @@ class DeviceImpl final : public Device {
   void link_changed();
   void watch() { port_.watch(!active_->rx_waits && !active_->rx_throttled, active_->tx_waits); }
   void receive();
+  void answer();
+  [[nodiscard]] bool answer_waits() const { return metadata_ && metadata_->waiting(); }
+  Backend::Moved read_frame(Header& header);
   bool throttle_rx();
   bool receive_one(Turn& turn);
   void deliver(Header header, std::uint64_t length);
   void transmit();
   std::optional<std::chrono::nanoseconds> transmit_some();
   bool send(Reader& frame);
-  bool send_checked(Header header, EthernetHeader ethernet, const Reader& rest);
+  bool send_checked(Header header, std::span<const std::byte> head, const Reader& rest);
   void announce();
   void break_down(const base::Error& error);
   void deactivate();
@@ -124,8 +135,10 @@ class DeviceImpl final : public Device {
   Port port_;
   RateLimiter rx_limiter_;
   RateLimiter tx_limiter_;
-  std::unique_ptr<base::Timer> rest_;     // fires when a turn ended with frames left to send
-  std::unique_ptr<base::Timer> rx_rest_;  // fires when the rate limiter lets the next frame in
+  std::unique_ptr<base::Timer> rest_;  // fires when a turn ended with frames left to send
+  // Fires when the rate limiter lets the next frame in, or others had their turn before more answers.
+  std::unique_ptr<base::Timer> rx_rest_;
+  std::unique_ptr<Metadata> metadata_;  // null: no metadata service
   ConfigSpace space_;
   std::optional<Active> active_;
   std::vector<iovec> pieces_;  // of the frame that is being sent
@@ -167,6 +180,7 @@ void DeviceImpl::deactivate() {
   port_.unwatch();
   active_->buffers.abandon();
   active_.reset();
+  if (metadata_) metadata_->reset();
 }
 
 void DeviceImpl::queue_notified(std::uint16_t index) {
@@ -220,18 +234,35 @@ void DeviceImpl::link_changed() {
   if (transport() != nullptr) transport()->config_changed();
 }
 
-// ---- From the tap to the guest ----
+// ---- From the metadata service and the tap to the guest ----
 
 void DeviceImpl::receive() {
   if (!active_) return;
   active_->rx_waits = false;
   active_->rx_throttled = false;
-  if (!port_.link_up()) return watch();
+  if (!port_.link_up() && !answer_waits()) return watch();
   for (Turn turn; !turn.over() && receive_one(turn);) {
   }
   if (!active_) return;
   announce();
   watch();
+  // The tap is watched; of answers that are left only we know.
+  const bool blocked = active_->rx_waits || active_->rx_throttled;
+  if (answer_waits() && !blocked) rx_rest_->set(std::chrono::nanoseconds(0));
+}
+
+// The metadata service has something to say, or may have.
+void DeviceImpl::answer() {
+  if (active_ && !active_->rx_waits && !active_->rx_throttled && answer_waits()) receive();
+}
+
+// The next header and frame, into the receive buffers.
+Backend::Moved DeviceImpl::read_frame(Header& header) {
+  std::byte beyond{};
+  const auto pieces = active_->buffers.pieces(header, beyond);
+  if (answer_waits()) return metadata_->read(pieces, active_->buffers.capacity());
+  if (!port_.link_up()) return std::unexpected(EAGAIN);
+  return port_.read(pieces);
 }
 
 // Whether the next frame has to stay where it is for now.
@@ -261,8 +292,7 @@ bool DeviceImpl::receive_one(Turn& turn) {
   if (*supply != ReceiveBuffers::Supply::kReady) return false;
 
   Header header;
-  std::byte beyond{};
-  const auto length = port_.read(buffers.pieces(header, beyond));
+  const auto length = read_frame(header);
   if (length) {
     deliver(header, *length);
     turn.spend(*length);
@@ -302,6 +332,7 @@ void DeviceImpl::transmit() {
   announce();
   watch();
   if (again) rest_->set(*again);
+  answer();
 }
 
 // When to go on, if it stopped with chains left that could be sent.
@@ -359,30 +390,36 @@ bool DeviceImpl::send(Reader& frame) {
     ++metrics_.tx_malformed;
     return true;
   }
-  // The guest may change its memory at any time: what is sent is the copy that was checked. It is whole,
-  // because the frame's length was checked.
-  const auto ethernet = frame.read_object<EthernetHeader>().value_or(EthernetHeader{});
+  // The guest may change its memory at any time: what is sent is the copy that was checked, as far as
+  // anything was. The Ethernet header is whole, because the frame's length was checked.
+  std::array<std::byte, mmds::kFrameHead> copy;  // NOLINT(cppcoreguidelines-pro-type-member-init): read below
+  const std::span head = std::span(copy).first(
+      frame.read(std::span(copy).first(metadata_ ? mmds::kFrameHead : sizeof(EthernetHeader))));
+  EthernetHeader ethernet;
+  std::memcpy(&ethernet, head.data(), sizeof(ethernet));
   if (ethernet.source != config_.mac && !config_.allow_spoofing) {
     ++metrics_.tx_spoofed;
     return true;
   }
+  if (metadata_ && metadata_->take(*checked, head, frame)) return true;
   if (!port_.link_up()) {
     ++metrics_.tx_link_down;
     return true;
   }
-  return send_checked(*checked, ethernet, frame);
+  return send_checked(*checked, head, frame);
 }
 
-bool DeviceImpl::send_checked(Header header, EthernetHeader ethernet, const Reader& rest) {
+bool DeviceImpl::send_checked(Header header, std::span<const std::byte> head, const Reader& rest) {
   pieces_.clear();
   pieces_.push_back({&header, sizeof(header)});
-  pieces_.push_back({&ethernet, sizeof(ethernet)});
+  // An iovec is for both directions, and writev(2) only reads.
+  pieces_.push_back({const_cast<std::byte*>(head.data()), head.size()});  // NOLINT(*-const-cast)
   // Not more than kQueueSize of them (2.7.5.3.1), so that one writev(2) takes them all.
   for (const std::span<std::byte> span : rest.spans()) pieces_.push_back({span.data(), span.size()});
   const auto sent = port_.write(pieces_);
   if (sent) {
     ++metrics_.tx_frames;
-    metrics_.tx_bytes += sizeof(EthernetHeader) + rest.remaining();
+    metrics_.tx_bytes += head.size() + rest.remaining();
     return true;
   }
   if (sent.error() == EAGAIN) return false;

@@ -8,10 +8,15 @@
 
 #include "base/event_loop.h"
 #include "base/result.h"
+#include "mmds/metrics.h"
 #include "virtio/device.h"
 #include "virtio/net/backend.h"
 #include "virtio/net/packet.h"
 #include "virtio/rate_limiter.h"
+
+namespace mayfly::mmds {
+class Service;
+}
 
 namespace mayfly::virtio::net {
 
@@ -23,6 +28,7 @@ struct Config {
   bool allow_spoofing = false;             // the guest may send from any MAC, not only its own
   RateLimiterConfig rx_rate_limiter = {};  // to the guest, a token a byte of a frame, and one a frame
   RateLimiterConfig tx_rate_limiter = {};  // from the guest
+  std::shared_ptr<const mmds::Service> metadata = {};  // that answers on this interface; null: none does
 };
 
 inline constexpr std::uint16_t kLeastMtu = 68;
@@ -63,6 +69,10 @@ struct State {
 //
 // The link is down (STATUS, with a configuration interrupt) while the tap is, as far as sending finds out,
 // and for good once the tap is gone. What the guest sends then is dropped; the device stays alive.
+//
+// Frames to the metadata service are not sent, and its answers come before the tap's frames, link or no link.
+// Both count as frames and for the rate limiters. TCP connections to it end with reset(), and a snapshot has
+// none.
 class Device : public VirtioDevice {
  public:
   static constexpr unsigned kBatch = 64;
@@ -79,6 +89,8 @@ class Device : public VirtioDevice {
 
   // Under mutex().
   [[nodiscard]] virtual Metrics metrics() const = 0;
+  // Under mutex(). All zero where there is no metadata service.
+  [[nodiscard]] virtual mmds::Metrics metadata_metrics() const = 0;
   // Under mutex(). Restored by way of MmioTransport::restore().
   [[nodiscard]] virtual State save() const = 0;
 };

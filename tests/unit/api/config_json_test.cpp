@@ -26,6 +26,7 @@ json full() {
       {"iface_id": "eth1", "host_dev_name": "tap1"}
     ],
     "vsock": {"guest_cid": 3, "uds_path": "/v", "vsock_id": "old"},
+    "mmds-config": {"network_interfaces": ["eth1", "eth0"], "version": "V2", "ipv4_address": "169.254.170.2", "imds_compat": true},
     "logger": {"log_path": "/l", "level": "debug", "show_level": true, "show_log_origin": true}
   })");
 }
@@ -68,6 +69,11 @@ TEST_CASE("a whole configuration file is read") {
   CHECK(c.vm.drives[2].block.io_engine == IoEngine::kSync);
   REQUIRE(c.vm.vsock.has_value());
   CHECK(c.vm.vsock->guest_cid == 3);
+  REQUIRE(c.vm.mmds.has_value());
+  CHECK(c.vm.mmds->network_interfaces == std::vector<std::string>{"eth1", "eth0"});
+  CHECK(c.vm.mmds->version == mayfly::mmds::Version::kV2);
+  CHECK(c.vm.mmds->ipv4_address == mayfly::mmds::Ipv4Address{169, 254, 170, 2});
+  CHECK(c.vm.mmds->imds_compat);
   REQUIRE(c.logger.has_value());
   CHECK(c.logger->level == mayfly::base::log::Level::kDebug);
 }
@@ -79,6 +85,14 @@ TEST_CASE("only the boot source is required, and the rest has defaults") {
   CHECK(result->vm.machine.mem_size_mib == 128);
   CHECK(result->vm.drives.empty());
   CHECK_FALSE(result->vm.vsock.has_value());
+  CHECK_FALSE(result->vm.mmds.has_value());
+  json document = full();
+  document["mmds-config"] = {{"network_interfaces", {"eth0"}}, {"version", nullptr}};
+  const auto mmds = parse_configuration(document.dump())->vm.mmds;
+  REQUIRE(mmds.has_value());
+  CHECK(mmds->version == mayfly::mmds::Version::kV1);
+  CHECK(mmds->ipv4_address == mayfly::mmds::kDefaultAddress);
+  CHECK_FALSE(mmds->imds_compat);
 }
 
 TEST_CASE("what is not a JSON object is refused") {
@@ -138,6 +152,20 @@ TEST_CASE("each wrong field is refused by name and value") {
       {"/vsock/guest_cid", 2, "a whole number from 3"},
       {"/vsock/guest_cid", 4294967295U, "vsock.guest_cid"},
       {"/logger/level", "Loud", "\"Loud\""},
+      {"/mmds-config", 7, "mmds-config: expected a JSON object"},
+      {"/mmds-config/network_interfaces", nullptr, "mmds-config.network_interfaces: the field is required"},
+      {"/mmds-config/network_interfaces", json::array(), "expected an array of interface ids, got []"},
+      {"/mmds-config/network_interfaces", "eth0", "got \"eth0\""},
+      {"/mmds-config/network_interfaces/0", "eth7",
+       "mmds-config.network_interfaces[0]: there is no network interface \"eth7\""},
+      {"/mmds-config/network_interfaces/1", 7, "network_interfaces[1]: expected an interface's id, got 7"},
+      {"/mmds-config/network_interfaces/1", "eth1", "\"eth1\" is named twice"},
+      {"/mmds-config/version", "V3", "mmds-config.version"},
+      {"/mmds-config/ipv4_address", "10.0.0.1", "mmds-config.ipv4_address: \"10.0.0.1\" is not a link-local"},
+      {"/mmds-config/ipv4_address", "169.254.255.1", "\"169.254.255.1\""},
+      {"/mmds-config/ipv4_address", "169.254.169", "\"169.254.169\""},
+      {"/mmds-config/imds_compat", "yes", "true or false"},
+      {"/mmds-config/colour", "red", "mmds-config.colour: unknown field"},
       {"/metrics", {{"metrics_path", "/m"}}, "metrics"},
       {"/bogus", 1, "configuration.bogus: unknown field"},
   };

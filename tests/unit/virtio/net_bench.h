@@ -126,6 +126,7 @@ struct NetOptions {
   std::uint64_t offloads = kAllOffloads;
   virtio::RateLimiterConfig rx_limit = {};
   virtio::RateLimiterConfig tx_limit = {};
+  std::shared_ptr<const mmds::Service> metadata = {};
 };
 
 struct NetBench {
@@ -147,7 +148,8 @@ struct NetBench {
                                         .mtu = options.mtu,
                                         .allow_spoofing = options.allow_spoofing,
                                         .rx_rate_limiter = options.rx_limit,
-                                        .tx_rate_limiter = options.tx_limit};
+                                        .tx_rate_limiter = options.tx_limit,
+                                        .metadata = options.metadata};
     return virtio::net::Device::create(
                config, *loop,
                [this](const std::string&) -> base::Result<std::unique_ptr<virtio::net::Backend>> {
