@@ -46,6 +46,15 @@ endif()
 add_library(mayfly_uring INTERFACE)
 target_link_libraries(mayfly_uring INTERFACE ${MAYFLY_URING})
 
+# Keyed hashes; static executables take the archive.
+if(MAYFLY_STATIC)
+  find_library(MAYFLY_SODIUM libsodium.a REQUIRED)
+else()
+  find_library(MAYFLY_SODIUM sodium REQUIRED)
+endif()
+add_library(mayfly_sodium INTERFACE)
+target_link_libraries(mayfly_sodium INTERFACE ${MAYFLY_SODIUM})
+
 # What nearly every file includes takes longer to read than the file: read once.
 add_library(mayfly_headers OBJECT ${CMAKE_CURRENT_LIST_DIR}/headers.cpp)
 target_link_libraries(mayfly_headers PRIVATE mayfly_options mayfly_fmt Threads::Threads)

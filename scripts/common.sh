@@ -68,7 +68,7 @@ step() {
   return "$status"
 }
 
-build_packages=(cmake g++ ninja-build libcli11-dev libfmt-dev liburing-dev nlohmann-json3-dev musl-tools
+build_packages=(cmake g++ ninja-build libcli11-dev libfmt-dev libsodium-dev liburing-dev nlohmann-json3-dev musl-tools
   e2fsprogs fakeroot busybox-static)
 
 # build_preset PRESET [TARGET…]
