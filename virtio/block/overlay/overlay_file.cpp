@@ -138,18 +138,19 @@ struct Opened {
 Result<Opened> open_file(const std::string& path, Lock how) {
   struct stat what {};
   if (::stat(path.c_str(), &what) < 0) return fail_errno(errno, "open the overlay {}", path);
-  constexpr const char* kRemedy = "give another path, or remove it to begin anew";
-  if (!S_ISREG(what.st_mode)) return fail("{} is no regular file, so it is no overlay: {}", path, kRemedy);
+  const char* const remedy = how == Lock::kToWrite ? "give another path, or remove it to begin anew"
+                                                   : "give the path of an overlay that is whole";
+  if (!S_ISREG(what.st_mode)) return fail("{} is no regular file, so it is no overlay: {}", path, remedy);
   const auto size = static_cast<std::uint64_t>(what.st_size);
   if (size < kHeaderSize || size % kSectorSize != 0) {
-    return fail("{} is no overlay, or what is left of one: it has {} bytes; {}", path, size, kRemedy);
+    return fail("{} is no overlay, or what is left of one: it has {} bytes; {}", path, size, remedy);
   }
   auto file = File::open(path, how != Lock::kToWrite);
   if (!file) return fail_because(std::move(file).error(), "overlay");
   TRY(take_lock(**file, path, how));
   if (::fstat((*file)->fd(), &what) < 0) return fail_errno(errno, "look at {}", path);
   auto contents = read_contents(**file);
-  if (!contents) return fail("overlay {}: {}; {}", path, contents.error().message, kRemedy);
+  if (!contents) return fail("overlay {}: {}; {}", path, contents.error().message, remedy);
   return Opened{.file = std::move(*file), .what = what, .contents = std::move(*contents)};
 }
 
