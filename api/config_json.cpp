@@ -51,6 +51,21 @@ bool is_device_id(std::string_view id) {
   });
 }
 
+// Our extension: what the guest writes goes there, and path_on_host is only read.
+Result<std::string> parse_overlay_path(Fields& fields, const virtio::block::Config& block) {
+  const auto path = TRY(fields.optional_text("overlay_path"));
+  if (!path) return std::string();
+  const std::string name = fields.path_of("overlay_path");
+  if (path->empty()) return fail("{}: the path is empty", name);
+  if (*path == block.path) return fail("{}: \"{}\" is the drive's path_on_host", name, *path);
+  if (block.read_only) return fail("{}: not for a drive that has is_read_only set", name);
+  if (block.io_engine == virtio::block::IoEngine::kAsync) {
+    return fail("{}: the drive is served synchronously; use \"Sync\", or leave io_engine out",
+                fields.path_of("io_engine"));
+  }
+  return *path;
+}
+
 Result<vmm::DriveConfig> parse_drive(const json& object, std::string where) {
   Fields fields = TRY(Fields::of(object, std::move(where)));
   vmm::DriveConfig drive;
@@ -75,8 +90,39 @@ Result<vmm::DriveConfig> parse_drive(const json& object, std::string where) {
     drive.block.io_engine = engine == "Async" ? IoEngine::kAsync : IoEngine::kSync;
   }
   drive.block.rate_limiter = TRY(parse_rate_limiter(fields, "rate_limiter"));
+  drive.block.overlay_path = TRY(parse_overlay_path(fields, drive.block));
   TRY(fields.finish());
   return drive;
+}
+
+// Writes of two drives to one file. By name here; a lock finds two names of one overlay.
+Status check_files(const std::vector<vmm::DriveConfig>& earlier, const vmm::DriveConfig& drive) {
+  const std::string where = fmt::format("drives[{}]", earlier.size());
+  for (const vmm::DriveConfig& other : earlier) {
+    const virtio::block::Config& a = other.block;
+    const virtio::block::Config& b = drive.block;
+    if (!b.overlay_path.empty() && b.overlay_path == a.overlay_path) {
+      return fail("{}.overlay_path: \"{}\" is the overlay of the drive \"{}\" already", where, b.overlay_path,
+                  a.id);
+    }
+    if (!b.overlay_path.empty() && b.overlay_path == a.path) {
+      return fail("{}.overlay_path: \"{}\" is the path_on_host of the drive \"{}\"", where, b.overlay_path,
+                  a.id);
+    }
+    if (!a.overlay_path.empty() && a.overlay_path == b.path) {
+      return fail("{}.path_on_host: \"{}\" is the overlay of the drive \"{}\"", where, b.path, a.id);
+    }
+    const bool a_writes = !a.read_only && a.overlay_path.empty();
+    const bool b_writes = !b.read_only && b.overlay_path.empty();
+    if (a.path == b.path &&
+        ((!a.overlay_path.empty() && b_writes) || (!b.overlay_path.empty() && a_writes))) {
+      return fail(
+          "{}.path_on_host: \"{}\" is the base of one drive's overlay and written to by the other of \"{}\" "
+          "and \"{}\"; set is_read_only or overlay_path for it",
+          where, b.path, a.id, b.id);
+    }
+  }
+  return {};
 }
 
 Result<std::vector<vmm::DriveConfig>> parse_drives(const json& array) {
@@ -93,6 +139,7 @@ Result<std::vector<vmm::DriveConfig>> parse_drives(const json& array) {
                     earlier.block.id);
       }
     }
+    TRY(check_files(drives, drive));
     drives.push_back(std::move(drive));
   }
   return drives;

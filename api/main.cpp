@@ -38,6 +38,9 @@ A configuration file is one JSON object:
     "mmds-config":    { "network_interfaces": [ "eth0" ], "version": "V2" },
     "vsock":          { "guest_cid": 3, "uds_path": "/tmp/vm.vsock" } }
 
+A drive with "overlay_path": "vm1.overlay" only reads its path_on_host, and writes to that file, which is made if it is
+missing; mayfly drive --help has more.
+
 The guest's serial console is standard input and output; the log goes to standard error unless --log-path says otherwise.
 
 Exit status:

@@ -15,6 +15,7 @@
 #include "base/timeline.h"
 #include "cli/checks.h"
 #include "cli/doctor.h"
+#include "cli/drive_command.h"
 #include "cli/image_command.h"
 #include "cli/options.h"
 #include "cli/run.h"
@@ -58,6 +59,7 @@ Result<int> dispatch(std::span<const std::string> words, std::uint64_t start_ns)
   const auto rest = words.subspan(1);
   if (command == "run") return run(rest, start_ns);
   if (command == "doctor") return doctor(rest);
+  if (command == "drive") return cli::drive_command(rest);
   if (command == "image") return cli::image_command(rest);
   if (command == "version" || command == "--version" || command == "-V") {
     fmt::print("mayfly v{}\n", MAYFLY_VERSION);

@@ -48,6 +48,7 @@ Usage: mayfly COMMAND …
 
   run [OPTIONS] -- COMMAND [ARG…]   run a command in a fresh microVM
   image build SOURCE -o FILE        make a root file system from a folder or a tar archive
+  drive create|show|flatten         copy-on-write drives: clone an image, look at it, make it whole
   doctor                            what this machine can do, and what to do about what it cannot
   version                           the version, as --version does
 

@@ -85,6 +85,12 @@ using BackendOpener =
 // A regular file or a block device. Each error names the path: see open_file().
 base::Result<std::unique_ptr<Backend>> open_file_backend(const std::string& path, const Opening& opening);
 
+// The same, to be read only: what is written goes to the overlay at `overlay_path`, which is made if it is
+// missing (overlay/overlay_file.h has the errors). Served synchronously; kAsync and read_only are refused.
+// What changed in which clusters is flushed a second later at the latest, by a drain(), and at the end.
+base::Result<std::unique_ptr<Backend>> open_overlay_backend(const std::string& overlay_path,
+                                                            const std::string& path, const Opening& opening);
+
 // Each job is done by the calling thread.
 std::unique_ptr<Backend> make_sync_backend(std::unique_ptr<Medium> medium, Completions& completions);
 

@@ -163,6 +163,13 @@ State DeviceImpl::save() const {
 }
 
 base::Status DeviceImpl::update(const std::string& path) {
+  if (!path.empty() && !config_.overlay_path.empty()) {
+    return base::fail(
+        "drive {}: its overlay {} belongs to {}, so another backing file is not to be had: flatten the "
+        "overlay, "
+        "or start a machine with another one",
+        config_.id, config_.overlay_path, config_.path);
+  }
   std::unique_ptr<Backend> opened;
   if (!path.empty()) opened = TRY(open(path));
   const std::uint64_t size = TRY(opened ? opened->size() : requests_.backend().size());
@@ -294,7 +301,11 @@ void DeviceImpl::break_down(const base::Error& error) {
 
 Result<std::unique_ptr<Device>> Device::create(const Config& config, std::uint16_t queues,
                                                base::EventLoop& loop) {
-  return create(config, queues, loop, open_file_backend);
+  if (config.overlay_path.empty()) return create(config, queues, loop, open_file_backend);
+  return create(config, queues, loop,
+                [overlay = config.overlay_path](const std::string& path, const Opening& opening) {
+                  return open_overlay_backend(overlay, path, opening);
+                });
 }
 
 Result<std::unique_ptr<Device>> Device::create(const Config& config, std::uint16_t queues,

@@ -18,8 +18,9 @@ namespace mayfly::virtio::block {
 enum class CacheType { kUnsafe, kWriteback };  // whether the guest is offered FLUSH
 
 struct Config {
-  std::string id;    // drive_id; what GET_ID answers, cut to 20 bytes
-  std::string path;  // a regular file or a block device, a multiple of 512 bytes long
+  std::string id;                 // drive_id; what GET_ID answers, cut to 20 bytes
+  std::string path;               // a regular file or a block device, a multiple of 512 bytes long
+  std::string overlay_path = {};  // where writes go, with `path` as its base; empty: to `path`
   bool read_only = false;
   CacheType cache_type = CacheType::kUnsafe;
   IoEngine io_engine = IoEngine::kBest;
@@ -63,7 +64,8 @@ class Device : public VirtioDevice {
 
   // A new backing file, or the same one looked at again when `path` is empty: updates the capacity and tells
   // the driver, once what is in flight is done. An error leaves everything as it was. The new file may be
-  // unable to free space: then DISCARD does nothing, and WRITE_ZEROES writes. Under mutex().
+  // unable to free space: then DISCARD does nothing, and WRITE_ZEROES writes. With an overlay a new file is
+  // refused: what is in the overlay belongs to its base. Under mutex().
   virtual base::Status update(const std::string& path) = 0;
 
   // A new rate limiter, at once; RateLimiter::update() has the rules. Under mutex().

@@ -177,6 +177,48 @@ TEST_CASE("each wrong field is refused by name and value") {
   }
 }
 
+TEST_CASE("a drive may have an overlay") {
+  json document = full();
+  document["drives"][2]["overlay_path"] = "/o";
+  CHECK(parse_configuration(document.dump())->vm.drives[2].block.overlay_path == "/o");
+  CHECK(parse_configuration(document.dump())->vm.drives[1].block.overlay_path.empty());
+  document["drives"][2]["overlay_path"] = nullptr;
+  CHECK(parse_configuration(document.dump())->vm.drives[2].block.overlay_path.empty());
+  // The same base, with an overlay each, or read-only.
+  document["drives"][2]["overlay_path"] = "/o";
+  document["drives"][1] = {
+      {"drive_id", "twin"}, {"is_root_device", false}, {"path_on_host", "/m"}, {"overlay_path", "/p"}};
+  CHECK(parse_configuration(document.dump()));
+  document["drives"][0]["path_on_host"] = "/m";
+  CHECK(parse_configuration(document.dump()));
+}
+
+TEST_CASE("an overlay that cannot be is refused by name and value") {
+  const auto refused = [](const char* pointer, const json& value) {
+    json document = full();
+    document["drives"][2]["overlay_path"] = "/o";
+    document["drives"].push_back(
+        {{"drive_id", "last"}, {"is_root_device", false}, {"path_on_host", "/e"}, {"overlay_path", "/p"}});
+    REQUIRE(parse_configuration(document.dump()));
+    document[json::json_pointer(pointer)] = value;
+    return error_of(document);
+  };
+  using Catch::Contains;
+  CHECK_THAT(refused("/drives/2/overlay_path", 7),
+             Contains("drives[2].overlay_path: expected a string, got 7"));
+  CHECK_THAT(refused("/drives/2/overlay_path", ""), Contains("drives[2].overlay_path: the path is empty"));
+  CHECK_THAT(refused("/drives/2/overlay_path", "/m"), Contains("\"/m\" is the drive's path_on_host"));
+  CHECK_THAT(refused("/drives/2/is_read_only", true), Contains("drives[2].overlay_path: not for a drive"));
+  CHECK_THAT(refused("/drives/2/io_engine", "Async"), Contains("drives[2].io_engine: ") && Contains("Sync"));
+  CHECK_THAT(refused("/drives/3/overlay_path", "/o"),
+             Contains("drives[3].overlay_path: \"/o\" is the overlay of the drive \"more\""));
+  CHECK_THAT(refused("/drives/3/overlay_path", "/d"), Contains("is the path_on_host of the drive \"data\""));
+  CHECK_THAT(refused("/drives/3/path_on_host", "/o"),
+             Contains("\"/o\" is the overlay of the drive \"more\""));
+  CHECK_THAT(refused("/drives/3/path_on_host", "/d"), Contains("\"/d\" is the base of one drive's overlay"));
+  CHECK_THAT(refused("/drives/1/path_on_host", "/m"), Contains("\"/m\" is the base of one drive's overlay"));
+}
+
 TEST_CASE("an error shows no more than a line of the value") {
   json document = full();
   document["machine-config"]["vcpu_count"] = std::string(100000, 'x');
