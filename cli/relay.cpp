@@ -122,10 +122,7 @@ void TcpRelay::ended(Place place, Pump& pump, Pump::Ending ending) {
     pump.sink().half_close();
     if (--place->open > 0) return;
   }
-  // From the loop: the pump is still on the stack.
-  auto gone = std::make_shared<Connection>(std::move(*place));
   connections_.erase(place);
-  loop_.post([gone] {});
   if (std::exchange(full_, false)) static_cast<void>(loop_.modify(socket_.get(), EPOLLIN));
 }
 
