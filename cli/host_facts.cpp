@@ -20,7 +20,9 @@
 #include "base/file.h"
 #include "base/unique_fd.h"
 #include "cli/checks.h"
+#include "cli/ipv4.h"
 #include "cli/options.h"
+#include "cli/tool.h"
 #include "cli/virtual_machine.h"
 
 namespace mayfly::cli {
@@ -67,6 +69,14 @@ void look_at_kvm(HostFacts& facts) {
   }
 }
 
+void look_at_network(HostFacts& facts) {
+  facts.root = ::geteuid() == 0;
+  facts.has_nft = has_tool("nft");
+  facts.has_passt = has_tool("passt");
+  const auto routes = read_routes();
+  facts.has_way_out = routes && default_route(*routes) != nullptr;
+}
+
 void look_at_cgroups(HostFacts& facts) {
   const CgroupMounts mounts = parse_cgroup_mounts(text_of("/proc/self/mounts"));
   facts.cgroup_v2 = !mounts.v2.empty();
@@ -104,6 +114,7 @@ HostFacts gather_facts(const std::string& executable_folder) {
   HostFacts facts;
   look_at_kvm(facts);
   facts.tun_error = error_of(::open("/dev/net/tun", O_RDWR | O_CLOEXEC));
+  look_at_network(facts);
   look_at_cgroups(facts);
   look_at_system_calls(facts);
   facts.transparent_huge_pages = chosen_word(text_of("/sys/kernel/mm/transparent_hugepage/enabled"));

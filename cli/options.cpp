@@ -40,8 +40,8 @@ Examples:
   tar c src | mayfly run -- tar t                      a pipeline
   mayfly run --env LANG=C --workdir /tmp --user 1000 -- id
   mayfly run --timeout 2 -- sleep 60; echo $?          124
-  mayfly run --net -- wget -O- http://example.com
-  mayfly run --publish 8080:80 -- httpd -f -p 80       http://localhost:8080
+  mayfly run --net -- nslookup example.com
+  mayfly run --publish 8080:80 -- httpd -f -p 80       at http://localhost:8080
   mayfly run --timing -- true                          where the milliseconds go
 )";
 

@@ -172,7 +172,7 @@ ends_with() {
 nothing_left() {
   gone() {
     ! ip -o link | grep -q mayfly && [ -z "$(nft list tables)" ] && ! pgrep -f 'mayfly-vmm|mayfly run|passt --foreground' &&
-      [ -z "$(find /run/mayfly "$work/mine" "$work/user" -mindepth 1 ! -type d -o -name '??????' 2>/dev/null)" ] &&
+      [ -z "$(find /run/mayfly "$work/mine" "$work/user" -mindepth 1 ! -name mayfly 2>/dev/null)" ] &&
       [ "$(cat /proc/sys/net/ipv4/conf/up0/forwarding)" = 0 ]
   }
   wait_until gone && return 0
