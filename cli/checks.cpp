@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/file.h"
+#include "cli/host_facts.h"
 
 namespace mayfly::cli {
 
@@ -22,9 +23,6 @@ using base::UniqueFd;
 namespace {
 
 constexpr std::size_t kHeadBytes = (64U << 10U) + 512;
-// One read gives the first processor's lines, without asking every processor of a large machine for its
-// clock.
-constexpr std::size_t kCpuinfoBytes = 4096;
 
 struct Magic {
   std::size_t offset;
@@ -119,11 +117,8 @@ Status check_host_at(const std::string& kvm, const std::string& cpuinfo) {
   }
   if (!device.valid()) return fail_errno(errno, "open {}", kvm);
 
-  const UniqueFd info(::open(cpuinfo.c_str(), O_RDONLY | O_CLOEXEC));
-  std::array<char, kCpuinfoBytes> text;
-  const ssize_t n = info.valid() ? ::read(info.get(), text.data(), text.size()) : -1;
-  if (n <= 0) return {};  // nothing is known against it
-  if (hardware_virtualization({text.data(), static_cast<std::size_t>(n)})) return {};
+  const std::string text = first_processor(cpuinfo);
+  if (text.empty() || hardware_virtualization(text)) return {};  // nothing is known against it
   return fail(
       "{} has no hardware virtualization behind it (no vmx or svm in {}), and a Linux guest would hang: "
       "use another machine, or the lab: lab/run build/release/bin/mayfly run ...",

@@ -32,21 +32,11 @@ using base::UniqueFd;
 namespace {
 
 constexpr std::size_t kLongestFile = 4U << 20U;
-constexpr std::size_t kCpuinfoBytes = 4096;
 
 // Empty when it cannot be read.
 std::string text_of(const std::string& path) {
   auto content = base::read_file(path, kLongestFile);
   return content ? std::move(*content) : std::string();
-}
-
-// The first processor is enough; a large machine's file takes long to make.
-std::string first_processor() {
-  const UniqueFd fd(::open("/proc/cpuinfo", O_RDONLY | O_CLOEXEC));
-  std::string text(kCpuinfoBytes, '\0');
-  const ssize_t n = ::read(fd.get(), text.data(), text.size());
-  text.resize(n > 0 ? static_cast<std::size_t>(n) : 0);
-  return text;
 }
 
 // The errno of a call that gives a descriptor, which is closed again.
@@ -133,6 +123,14 @@ std::vector<std::string> split_words(std::string_view text) {
   std::vector<std::string> words;
   for (std::string word; in >> word;) words.push_back(word);
   return words;
+}
+
+std::string first_processor(const std::string& cpuinfo) {
+  const UniqueFd fd(::open(cpuinfo.c_str(), O_RDONLY | O_CLOEXEC));
+  std::string text(4096, '\0');
+  const ssize_t n = ::read(fd.get(), text.data(), text.size());
+  text.resize(n > 0 ? static_cast<std::size_t>(n) : 0);
+  return text;
 }
 
 CgroupMounts parse_cgroup_mounts(std::string_view mounts) {

@@ -40,6 +40,10 @@ struct HostFacts {
 
 HostFacts gather_facts(const std::string& executable_folder);
 
+// What /proc/cpuinfo, or another file, says of the first processor; a large machine's whole file takes long
+// to make. Empty when it cannot be read.
+std::string first_processor(const std::string& cpuinfo = "/proc/cpuinfo");
+
 // The parsers behind it.
 struct CgroupMounts {
   std::string v2;  // where the tree is mounted; empty: nowhere

@@ -27,8 +27,6 @@ Examples:
   mayfly run --rootfs container.ext4 -- cat /etc/os-release
 )";
 
-constexpr double kMiB = 1024.0 * 1024.0;
-
 // CLI11 throws; nothing of that leaves this function. The text to print for --help, or "" with `request`
 // filled in.
 Result<std::string> parse(std::span<const std::string> words, ImageRequest& request, bool& quiet) {
@@ -71,7 +69,7 @@ Result<int> image_command(std::span<const std::string> words) {
   for (const std::string& warning : summary.warnings) fmt::print(stderr, "mayfly: warning: {}\n", warning);
   if (!quiet) {
     fmt::print("{}: {} entries, {} MiB, {:.1f} MiB on disk\n", request.output, summary.entries,
-               summary.size_bytes >> 20U, static_cast<double>(summary.disk_bytes) / kMiB);
+               summary.size_bytes >> 20U, static_cast<double>(summary.disk_bytes) / (1024.0 * 1024.0));
   }
   return 0;
 }

@@ -5,7 +5,7 @@ set -u -o pipefail
 
 usage="usage: scripts/test.sh [SUITE…]
 
-Suites; without a name: every one.
+Suites; without a name: every one but dev, whose tests asan runs as well.
   format   the sources are formatted as .clang-format says, and the tests that documents name exist
   dev      unit tests and tiny KVM guests, debug build
   asan     the same under the address and undefined-behaviour sanitizers
@@ -23,7 +23,7 @@ for word in "$@"; do
     *) printf 'test.sh: no suite is named "%s"\n%s\n' "$word" "$usage" >&2; exit 2 ;;
   esac
 done
-[ ${#suites[@]} -gt 0 ] || suites=(format dev asan tsan fuzz lab guest)
+[ ${#suites[@]} -gt 0 ] || suites=(format asan tsan fuzz lab guest)
 
 passed=0 failed=0
 # count LOG STATUS: adds what a suite's log says of itself, in ctest's words or as "N passed, N failed".
@@ -65,30 +65,40 @@ format_suite() {
   return "$status"
 }
 
-fuzz_suite() {
-  local fuzzer status=0 good=0 bad=0
-  for fuzzer in build/fuzz/fuzz/*; do
-    [ -x "$fuzzer" ] && [ -f "$fuzzer" ] || continue
-    mkdir -p "build/fuzz/corpus/$(basename "$fuzzer")"
-    if "$fuzzer" -max_total_time="${MAYFLY_FUZZ_SECONDS:-20}" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
-      -artifact_prefix="build/fuzz/$(basename "$fuzzer")-" "build/fuzz/corpus/$(basename "$fuzzer")"; then
-      good=$((good + 1))
-    else
-      bad=$((bad + 1)) status=1
-    fi
-  done
-  printf '%d passed, %d failed\n' "$good" "$bad"
-  return "$status"
+# side_by_side FUNCTION WORD…: FUNCTION WORD for each word, as many at once as there are CPUs, what each prints in one piece.
+side_by_side() {
+  export -f "$1"
+  printf '%s\0' "${@:2}" |
+    xargs -0 -n 1 -P "$(nproc)" bash -c 'out=$("$0" "$1" 2>&1); status=$?; printf -- "--- %s\n%s\n" "$1" "$out"; exit "$status"' "$1"
 }
+
+fuzz() {
+  local name
+  name=$(basename "$1")
+  mkdir -p "build/fuzz/corpus/$name"
+  if "$1" -max_total_time="${MAYFLY_FUZZ_SECONDS:-20}" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+    -artifact_prefix="build/fuzz/$name-" "build/fuzz/corpus/$name"; then
+    echo "1 passed, 0 failed"
+  else
+    echo "0 passed, 1 failed"
+    return 1
+  fi
+}
+fuzz_suite() { side_by_side fuzz $(find build/fuzz/fuzz -maxdepth 1 -type f -executable | sort); }
 
 hardware_virtualization() { grep -qwE 'vmx|svm' /proc/cpuinfo && [ -w /dev/kvm ]; }
 
+# Each in a lab of its own.
+in_lab() { lab/run --fresh --timeout 1500 -- "$1"; }
 guest_suite() {
-  local test status=0 run=()
-  hardware_virtualization || run=(lab/run --timeout 1500 --)
+  local test status=0
+  if ! hardware_virtualization; then
+    side_by_side in_lab $(ls -S tests/guest/*_test.sh) # the longest first
+    return
+  fi
   for test in tests/guest/*_test.sh; do
     printf -- '--- %s\n' "$test"
-    "${run[@]}" "$test" || status=1
+    "$test" || status=1
   done
   return "$status"
 }

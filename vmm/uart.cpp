@@ -60,8 +60,7 @@ std::size_t Uart::depth() const {
 }
 
 std::size_t Uart::receive_room() const {
-  const bool listening = has(s_.mcr, kMcrRts) || has(s_.ier, kIerReceived);
-  if (loopback() || !listening || s_.fifo_used >= depth()) return 0;
+  if (loopback() || !has(s_.mcr, kMcrRts) || s_.fifo_used >= depth()) return 0;
   return depth() - s_.fifo_used;
 }
 

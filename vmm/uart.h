@@ -41,9 +41,9 @@ class Uart {
   // The byte that goes out on the line, if this sent one.
   std::optional<std::uint8_t> write(std::uint64_t reg, std::uint8_t value);
 
-  // Bytes that may be received now: room in the FIFO, and a driver that listens (it requests to send, or
-  // wants receive interrupts). Input from before a driver listens would be lost when the driver resets the
-  // FIFO.
+  // Bytes that may be received now: room in the FIFO, once the driver asks the line for more (RTS). Input from
+  // before would be lost: Linux enables the receive interrupt first, then the FIFO, which empties it, and
+  // raises RTS last.
   [[nodiscard]] std::size_t receive_room() const;
   // At most receive_room() bytes.
   void receive(std::span<const std::byte> bytes);

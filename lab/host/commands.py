@@ -35,7 +35,7 @@ What it writes is forgotten when the lab ends, except under $LAB_OUT (build/lab-
   --update               fetch the newest kernel package apt has for the lab
  of the lab, when one is started:
   --name NAME            which kept lab (default: $MAYFLY_LAB or 'default'); kept labs belong to this source tree
-  --cpus N               1 to 16 (2)            --memory MIB    512 to 65536 (4096)
+  --cpus N               1 to 16 (1)            --memory MIB    512 to 65536 (4096)
   --slots N              commands at once, 1 to 24 (8)
   --out DIR              the folder that is shared writable (build/lab-out)
   --idle SECONDS         a kept lab ends itself when unused that long (3600)
@@ -106,7 +106,7 @@ def settings_of(options):
     os.makedirs(out, exist_ok=True)
     if not os.access(out, os.W_OK):
         say("nothing can be written to %s; --out names another folder for results" % out)
-    return machine.Settings(options["--cpus"] or 2, options["--memory"] or 4096, options["--slots"] or 8, out)
+    return machine.Settings(options["--cpus"] or 1, options["--memory"] or 4096, options["--slots"] or 8, out)
 
 
 def environment_of(options, out):

@@ -47,10 +47,10 @@ struct Plan {
   const char* path = nullptr;  // the value of PATH
   char** arguments = nullptr;  // with one spare entry before the first
   char** environment = nullptr;
-  char* file = nullptr;  // kLongestFile bytes, for the names tried
+  char* file = nullptr;  // kLongestPath bytes, for the names tried
 };
 
-constexpr std::size_t kLongestFile = PATH_MAX;
+constexpr std::size_t kLongestPath = PATH_MAX;
 
 [[noreturn]] void give_up(const Plan& plan, Step step, int error) {
   const Failure failure{step, error};
@@ -92,7 +92,7 @@ int execute_file(const Plan& plan, const char* file) {
     std::string_view folder = rest.substr(0, colon);
     if (!last) rest.remove_prefix(colon + 1);
     if (folder.empty()) folder = ".";
-    if (folder.size() + 1 + name.size() >= kLongestFile) continue;
+    if (folder.size() + 1 + name.size() >= kLongestPath) continue;
     std::memcpy(plan.file, folder.data(), folder.size());
     plan.file[folder.size()] = '/';
     std::memcpy(plan.file + folder.size() + 1, name.data(), name.size());
@@ -245,7 +245,7 @@ std::optional<CommandFailure> start_command(StartRequest& request, Command& comm
   if (request.tty ? !open_tty(command, theirs, request) : !open_pipes(command, theirs, request.uid)) {
     return lacking(request.tty ? "cannot make a terminal for " : "cannot make pipes for ");
   }
-  Buffer file = Buffer::allocate(kLongestFile);
+  Buffer file = Buffer::allocate(kLongestPath);
   if (!file.valid()) return lacking("no memory for ");
   const char* const path = request.variable("PATH");
   const Plan plan{

@@ -80,6 +80,7 @@ bool Pump::fill() {
   begin_ = 0;
   end_ = static_cast<std::size_t>(count);
   if (bounded_) remaining_ -= end_;
+  if (bounded_ && remaining_ == 0) source_ended_ = true;
   return true;
 }
 

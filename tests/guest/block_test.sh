@@ -253,11 +253,6 @@ test_two_cpus() { each_engine two_cpus; }
 passed=0 failed=0
 for name in $(declare -F | sed -n 's/^declare -f test_//p'); do
   [ $# -eq 0 ] || [[ " $* " == *" $name "* ]] || continue
-  # An emulated host does not always survive a guest with two busy CPUs.
-  if [ $# -eq 0 ] && [ "$name" = two_cpus ] && grep -q 'QEMU TCG' /proc/cpuinfo; then
-    printf 'skipped two_cpus: this host is emulated; tests/guest/block_test.sh two_cpus runs it all the same\n'
-    continue
-  fi
   began=$SECONDS
   if "test_$name"; then
     passed=$((passed + 1))

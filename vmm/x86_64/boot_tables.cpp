@@ -56,9 +56,7 @@ std::uint32_t high_half(std::uint64_t value) {
 
 // Linux's Documentation/x86/boot.rst and zero-page.rst.
 constexpr std::uint8_t kLoaderTypeUndefined = 0xff;
-constexpr std::uint16_t kBootFlag = 0xaa55;
 constexpr std::uint32_t kHeaderMagic = 0x53726448;  // "HdrS"
-constexpr std::uint16_t kProtocol212 = 0x020c;
 constexpr std::uint32_t kKernelAlignment = 0x1000000;
 
 // A vmlinux has no setup header of its own; this says what ours provides.

@@ -10,8 +10,6 @@ using base::Status;
 
 // Linux's Documentation/x86/boot.rst.
 constexpr std::uint64_t kHeaderOffset = 0x1f1;
-constexpr std::uint16_t kBootFlag = 0xaa55;
-constexpr std::uint16_t kProtocol212 = 0x020c;  // the first with xloadflags
 constexpr std::uint64_t kSectorSize = 512;
 constexpr std::uint64_t kDefaultSetupSectors = 4;
 constexpr std::uint64_t kParagraph = 16;      // unit of syssize

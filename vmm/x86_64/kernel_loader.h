@@ -20,6 +20,8 @@ enum class BootProtocol : std::uint8_t {
 };
 
 using SetupHeader = ::setup_header;
+inline constexpr std::uint16_t kBootFlag = 0xaa55;
+inline constexpr std::uint16_t kProtocol212 = 0x020c;  // the first with xloadflags
 
 struct LoadedKernel {
   base::GuestAddress entry;

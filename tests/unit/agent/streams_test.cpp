@@ -119,11 +119,23 @@ TEST_CASE("a blocked stream does not hold up the others") {
   CHECK(guest.boot.expect_exit().exit_status == 0);
 }
 
+// A child that the command left behind, by the process id that it printed: ended with the test.
+class Child {
+ public:
+  explicit Child(const std::string& printed) : pid_(static_cast<pid_t>(std::stol(printed))) {}
+  ~Child() { ::kill(pid_, SIGKILL); }
+  Child(const Child&) = delete;
+  Child& operator=(const Child&) = delete;
+
+ private:
+  pid_t pid_;
+};
+
 TEST_CASE("output ends with the command even if a child keeps it open") {
   SECTION("a quiet one") {
     Guest guest;
-    guest.boot.start(Request::shell("sleep 30 & echo done"));
-    CHECK(read_to_end(guest.boot.output) == "done\n");
+    guest.boot.start(Request::shell("sleep 1000 & echo $!"));
+    const Child child(read_to_end(guest.boot.output));
     CHECK(read_to_end(guest.boot.errors).empty());
     CHECK(guest.boot.expect_exit().exit_status == 0);
   }
@@ -141,8 +153,9 @@ TEST_CASE("output ends with the command even if a child keeps it open") {
   }
   SECTION("and a host that reads late") {
     Guest guest({.socket_buffer = 4096});
-    guest.boot.start(Request::shell("sleep 30 & head -c 65536 /dev/zero"));
+    guest.boot.start(Request::shell("sleep 1000 2>/dev/null & echo $! >&2; head -c 65536 /dev/zero"));
     CHECK(guest.boot.expect_exit().exit_status == 0);
+    const Child child(read_to_end(guest.boot.errors));
     std::this_thread::sleep_for(std::chrono::milliseconds(300));
     CHECK(read_to_end(guest.boot.output).size() == 65536);
   }

@@ -12,14 +12,17 @@
 #include <csignal>
 #include <cstdlib>
 
+#include "tests/support/pipe.h"
+
 using namespace mayfly;
 using cli::ByteEnd;
+using test::Pipe;
 using Direction = ByteEnd::Direction;
 using State = ByteEnd::State;
 
 namespace {
 
-std::array<std::byte, 65536> buffer;
+std::array<std::byte, 65536> block;
 
 ByteEnd standard(const base::UniqueFd& fd, Direction direction) {
   auto end = ByteEnd::standard(fd.get(), direction, true);
@@ -27,39 +30,28 @@ ByteEnd standard(const base::UniqueFd& fd, Direction direction) {
   return std::move(*end);
 }
 
-struct Pipe {
-  base::UniqueFd read;
-  base::UniqueFd write;
-  Pipe() {
-    std::array<int, 2> fds{};
-    REQUIRE(::pipe2(fds.data(), O_CLOEXEC) == 0);
-    read.reset(fds[0]);
-    write.reset(fds[1]);
-  }
-};
-
 }  // namespace
 
 TEST_CASE("a shared pipe does not wait, and stays as others know it") {
   Pipe pipe;
   const ByteEnd end = standard(pipe.read, Direction::kRead);
-  CHECK(end.read(buffer).state == State::kWait);
+  CHECK(end.read(block).state == State::kWait);
   CHECK((::fcntl(pipe.read.get(), F_GETFL) & O_NONBLOCK) == 0);
   REQUIRE(::write(pipe.write.get(), "abc", 3) == 3);
-  CHECK(end.read(buffer).count == 3);
+  CHECK(end.read(block).count == 3);
   pipe.write.reset();
-  CHECK(end.read(buffer).state == State::kEnd);
+  CHECK(end.read(block).state == State::kEnd);
 }
 
 TEST_CASE("a full pipe says wait, one without a reader says end") {
   Pipe pipe;
   const ByteEnd end = standard(pipe.write, Direction::kWrite);
   ByteEnd::Outcome outcome{State::kBytes};
-  while (outcome.state == State::kBytes) outcome = end.write(buffer);
+  while (outcome.state == State::kBytes) outcome = end.write(block);
   CHECK(outcome.state == State::kWait);
   ::signal(SIGPIPE, SIG_IGN);
   pipe.read.reset();
-  CHECK(end.write(buffer).state == State::kEnd);
+  CHECK(end.write(block).state == State::kEnd);
 }
 
 TEST_CASE("a shared socket does not wait, and stays as others know it") {
@@ -68,27 +60,27 @@ TEST_CASE("a shared socket does not wait, and stays as others know it") {
   const base::UniqueFd ours(fds[0]);
   base::UniqueFd theirs(fds[1]);
   const ByteEnd end = standard(ours, Direction::kRead);
-  CHECK(end.read(buffer).state == State::kWait);
+  CHECK(end.read(block).state == State::kWait);
   CHECK((::fcntl(ours.get(), F_GETFL) & O_NONBLOCK) == 0);
   theirs.reset();
-  CHECK(end.read(buffer).state == State::kEnd);
-  CHECK(end.write(buffer).state == State::kEnd);
+  CHECK(end.read(block).state == State::kEnd);
+  CHECK(end.write(block).state == State::kEnd);
 }
 
 TEST_CASE("devices that are always ready") {
   const base::UniqueFd zero(::open("/dev/zero", O_RDWR | O_CLOEXEC));
   const ByteEnd end = standard(zero, Direction::kRead);
-  CHECK(end.read(buffer).count == buffer.size());
-  CHECK(end.write(buffer).state == State::kBytes);
+  CHECK(end.read(block).count == block.size());
+  CHECK(end.write(block).state == State::kBytes);
   const base::UniqueFd full(::open("/dev/full", O_WRONLY | O_CLOEXEC));
-  const ByteEnd::Outcome outcome = standard(full, Direction::kWrite).write(buffer);
+  const ByteEnd::Outcome outcome = standard(full, Direction::kWrite).write(block);
   CHECK(outcome.state == State::kFailed);
   CHECK(outcome.error == ENOSPC);
 }
 
 TEST_CASE("a folder is no input") {
   const base::UniqueFd folder(::open("/", O_RDONLY | O_CLOEXEC));
-  const ByteEnd::Outcome outcome = standard(folder, Direction::kRead).read(buffer);
+  const ByteEnd::Outcome outcome = standard(folder, Direction::kRead).read(block);
   CHECK(outcome.state == State::kFailed);
   CHECK(outcome.error == EISDIR);
 }
@@ -98,10 +90,10 @@ TEST_CASE("what is let go of is held no longer") {
   {
     auto end = ByteEnd::standard(pipe.write.get(), Direction::kWrite, false);
     REQUIRE(end.has_value());
-    CHECK(end->write(std::span(buffer).first(1)).count == 1);
+    CHECK(end->write(std::span(block).first(1)).count == 1);
   }
-  CHECK(::read(pipe.read.get(), buffer.data(), buffer.size()) == 1);
-  CHECK(::read(pipe.read.get(), buffer.data(), buffer.size()) == 0);
+  CHECK(::read(pipe.read.get(), block.data(), block.size()) == 1);
+  CHECK(::read(pipe.read.get(), block.data(), block.size()) == 0);
 }
 
 TEST_CASE("a terminal whose foreground is another's is not read") {
@@ -121,13 +113,13 @@ TEST_CASE("a terminal whose foreground is another's is not read") {
     const pid_t job = ::fork();
     if (job == 0) {
       ::setpgid(0, 0);
-      ::_exit(ours->read(buffer).state == State::kLater ? 0 : 3);
+      ::_exit(ours->read(block).state == State::kLater ? 0 : 3);
     }
     int status = 0;
     ::waitpid(job, &status, WUNTRACED);
     if (!WIFEXITED(status)) ::_exit(4);
     // To the foreground it is there.
-    ::_exit(WEXITSTATUS(status) != 0 ? WEXITSTATUS(status) : ours->read(buffer).count == 6 ? 0 : 5);
+    ::_exit(WEXITSTATUS(status) != 0 ? WEXITSTATUS(status) : ours->read(block).count == 6 ? 0 : 5);
   }
   int status = 0;
   REQUIRE(::waitpid(leader, &status, 0) == leader);

@@ -19,9 +19,11 @@
 
 #include "base/file.h"
 #include "base/unique_fd.h"
+#include "tests/support/pipe.h"
 
 using namespace mayfly;
 using Catch::Matchers::Contains;
+using test::Pipe;
 using Words = std::vector<std::string>;
 
 namespace {
@@ -38,24 +40,14 @@ bool eventually(const std::function<bool()>& holds) {
   return true;
 }
 
-struct Pipe {
-  base::UniqueFd read;
-  base::UniqueFd write;
-};
-Pipe make_pipe() {
-  std::array<int, 2> fds{};
-  REQUIRE(::pipe2(fds.data(), O_CLOEXEC) == 0);
-  return {base::UniqueFd(fds[0]), base::UniqueFd(fds[1])};
-}
-
 // A run with a runtime folder of its own, which must be empty after it.
 class Run {
  public:
   explicit Run(Words words) {
     REQUIRE(::mkdtemp(runtime_.data()) != nullptr);
-    Pipe stdin_pipe = make_pipe();
-    Pipe stdout_pipe = make_pipe();
-    Pipe stderr_pipe = make_pipe();
+    Pipe stdin_pipe;
+    Pipe stdout_pipe;
+    Pipe stderr_pipe;
     start(std::move(words), {stdin_pipe.read.get(), stdout_pipe.write.get(), stderr_pipe.write.get()}, false);
     input = std::move(stdin_pipe.write);
     output = std::move(stdout_pipe.read);

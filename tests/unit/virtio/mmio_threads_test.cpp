@@ -18,7 +18,7 @@ namespace reg = test::reg;
 
 namespace {
 
-constexpr std::uint64_t kFeatures = kFeatureVersion1 | kFeatureEventIdx;
+constexpr std::uint64_t kWithEventIdx = kFeatureVersion1 | kFeatureEventIdx;
 
 }  // namespace
 
@@ -51,7 +51,7 @@ TEST_CASE("one thread sets up and resets, one hammers registers, one notifies") 
   });
   MmioDriver driver(transport);
   for (int turn = 0; turn < 300; ++turn) {
-    driver.negotiate(kFeatures);
+    driver.negotiate(kWithEventIdx);
     driver.set_queue(0, layout);
     driver.set_queue(1, layout);
     driver.start();
@@ -66,7 +66,7 @@ TEST_CASE("one thread sets up and resets, one hammers registers, one notifies") 
 }
 
 TEST_CASE("a driver on one thread and the device on another lose no chain and no notification") {
-  for (const std::uint64_t features : {kFeatureVersion1, kFeatures}) {
+  for (const std::uint64_t features : {kFeatureVersion1, kWithEventIdx}) {
     FakeGuest guest;
     DriverQueue driver(guest, 4, features);
     Queue queue = driver.device_queue();

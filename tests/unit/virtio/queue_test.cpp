@@ -13,7 +13,7 @@ using test::FakeGuest;
 namespace {
 
 constexpr std::uint64_t kPlain = kFeatureVersion1;
-constexpr std::uint64_t kIndirect = kFeatureVersion1 | kFeatureIndirectDesc;
+constexpr std::uint64_t kWithIndirect = kFeatureVersion1 | kFeatureIndirectDesc;
 constexpr std::uint64_t kEvents = kFeatureVersion1 | kFeatureEventIdx;
 
 Chain pop_one(Queue& queue) {
@@ -103,7 +103,7 @@ TEST_CASE("a full queue of the largest size") {
 
 TEST_CASE("indirect tables, alone and after ordinary descriptors") {
   FakeGuest guest;
-  DriverQueue driver(guest, 8, kIndirect);
+  DriverQueue driver(guest, 8, kWithIndirect);
   Queue queue = driver.device_queue();
   for (const std::size_t direct : {std::size_t{0}, std::size_t{1}, std::size_t{2}}) {
     ChainBuilder(guest).readable("ab").readable("cd").readable("ef").writable(3).submit_indirect(driver,
@@ -118,7 +118,7 @@ TEST_CASE("indirect tables, alone and after ordinary descriptors") {
 
 TEST_CASE("the WRITE flag of a descriptor that refers to a table means nothing") {
   FakeGuest guest;
-  DriverQueue driver(guest, 8, kIndirect);
+  DriverQueue driver(guest, 8, kWithIndirect);
   Queue queue = driver.device_queue();
   const GuestAddress table = guest.allocate(16);
   const GuestAddress data = guest.allocate_bytes(test::to_bytes("data"));
@@ -133,7 +133,7 @@ TEST_CASE("the WRITE flag of a descriptor that refers to a table means nothing")
 
 TEST_CASE("an indirect table may lie at an odd address and have more entries than the chain") {
   FakeGuest guest;
-  DriverQueue driver(guest, 2, kIndirect);
+  DriverQueue driver(guest, 2, kWithIndirect);
   Queue queue = driver.device_queue();
   const GuestAddress table = guest.allocate(16 * 100 + 1).unchecked_add(1);
   const GuestAddress data = guest.allocate_bytes(test::to_bytes("data"));

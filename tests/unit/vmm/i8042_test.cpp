@@ -8,7 +8,7 @@ using mayfly::vmm::I8042;
 
 namespace {
 
-struct Fixture {
+struct Controller {
   int irqs = 0;
   int resets = 0;
   I8042 device{[this] { ++irqs; }, [this] { ++resets; }};
@@ -32,7 +32,7 @@ using Bytes = std::vector<std::uint8_t>;
 
 }  // namespace
 
-TEST_CASE_METHOD(Fixture, "the reset pulse, and the output port's reset line") {
+TEST_CASE_METHOD(Controller, "the reset pulse, and the output port's reset line") {
   SECTION("0xfe") {
     out(0x64, 0xfe);
   }
@@ -43,7 +43,7 @@ TEST_CASE_METHOD(Fixture, "the reset pulse, and the output port's reset line") {
   CHECK(resets == 1);
 }
 
-TEST_CASE_METHOD(Fixture, "other pulses and the A20 gate do not reset") {
+TEST_CASE_METHOD(Controller, "other pulses and the A20 gate do not reset") {
   out(0x64, 0xff);
   out(0x64, 0xfd);
   out(0x64, 0xd1);
@@ -52,7 +52,7 @@ TEST_CASE_METHOD(Fixture, "other pulses and the A20 gate do not reset") {
   CHECK(resets == 0);
 }
 
-TEST_CASE_METHOD(Fixture, "the input buffer is never full, so that nobody waits for it") {
+TEST_CASE_METHOD(Controller, "the input buffer is never full, so that nobody waits for it") {
   for (int value = 0; value < 256; ++value) {
     if ((value & 0xf1) == 0xf0) continue;  // a reset
     out(0x64, static_cast<std::uint8_t>(value));
@@ -62,7 +62,7 @@ TEST_CASE_METHOD(Fixture, "the input buffer is never full, so that nobody waits 
   }
 }
 
-TEST_CASE_METHOD(Fixture, "a driver's probe is answered") {
+TEST_CASE_METHOD(Controller, "a driver's probe is answered") {
   out(0x64, 0xaa);
   CHECK(drain() == Bytes{0x55});
   out(0x64, 0xab);
@@ -82,7 +82,7 @@ TEST_CASE_METHOD(Fixture, "a driver's probe is answered") {
   CHECK(drain() == Bytes{0x01});
 }
 
-TEST_CASE_METHOD(Fixture, "the keyboard acknowledges and identifies itself") {
+TEST_CASE_METHOD(Controller, "the keyboard acknowledges and identifies itself") {
   out(0x60, 0xf2);
   CHECK(drain() == Bytes{0xfa, 0xab, 0x83});
   out(0x60, 0xff);
@@ -95,7 +95,7 @@ TEST_CASE_METHOD(Fixture, "the keyboard acknowledges and identifies itself") {
   CHECK(irqs > 0);
 }
 
-TEST_CASE_METHOD(Fixture, "Ctrl-Alt-Del in the scan codes that the driver chose, an interrupt each byte") {
+TEST_CASE_METHOD(Controller, "Ctrl-Alt-Del in the scan codes that the driver chose, an interrupt each byte") {
   SECTION("translated, as firmware leaves it") {
     REQUIRE(device.press_ctrl_alt_del());
     CHECK(irqs == 1);
@@ -116,7 +116,7 @@ TEST_CASE_METHOD(Fixture, "Ctrl-Alt-Del in the scan codes that the driver chose,
   }
 }
 
-TEST_CASE_METHOD(Fixture, "keys are not mixed with what the guest has not read") {
+TEST_CASE_METHOD(Controller, "keys are not mixed with what the guest has not read") {
   REQUIRE(device.press_ctrl_alt_del());
   REQUIRE(device.press_ctrl_alt_del());
   CHECK_FALSE(device.press_ctrl_alt_del());
@@ -124,22 +124,22 @@ TEST_CASE_METHOD(Fixture, "keys are not mixed with what the guest has not read")
   CHECK(device.press_ctrl_alt_del());
 }
 
-TEST_CASE_METHOD(Fixture, "a guest that never reads fills nothing but the buffer") {
+TEST_CASE_METHOD(Controller, "a guest that never reads fills nothing but the buffer") {
   for (int i = 0; i < 1000; ++i) out(0x60, 0xf2);
   for (int i = 0; i < 1000; ++i) out(0x60, 0xee);
   CHECK(drain().size() == 16);
 }
 
-TEST_CASE_METHOD(Fixture, "ports between data and command, and wide accesses, read as all ones") {
+TEST_CASE_METHOD(Controller, "ports between data and command, and wide accesses, read as all ones") {
   CHECK(in(0x61) == 0xff);
   std::array<std::byte, 4> four{};
   device.read(0, four);
   CHECK(four[1] == std::byte{0xff});
 }
 
-TEST_CASE_METHOD(Fixture, "the state makes the same controller again") {
+TEST_CASE_METHOD(Controller, "the state makes the same controller again") {
   REQUIRE(device.press_ctrl_alt_del());
-  Fixture twin;
+  Controller twin;
   twin.device.restore(device.save());
   CHECK(twin.drain() == drain());
 }

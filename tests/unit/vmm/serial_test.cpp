@@ -12,26 +12,16 @@
 #include <thread>
 
 #include "base/file.h"
+#include "tests/support/pipe.h"
 #include "tests/support/temporary_folder.h"
+#include "tests/unit/vmm/uart_registers.h"
 
 using namespace mayfly;
 using namespace mayfly::vmm;
+using namespace mayfly::test;
 using std::chrono::milliseconds;
 
 namespace {
-
-enum : std::uint64_t { kData, kIer, kIir, kLcr, kMcr, kLsr };
-
-struct Pipe {
-  base::UniqueFd read;
-  base::UniqueFd write;
-  Pipe() {
-    std::array<int, 2> ends{};
-    REQUIRE(::pipe2(ends.data(), O_CLOEXEC) == 0);
-    read.reset(ends[0]);
-    write.reset(ends[1]);
-  }
-};
 
 std::string read_some(int fd) {
   std::array<char, 65536> buffer{};
@@ -178,6 +168,7 @@ TEST_CASE("input waits for the driver, then comes with an interrupt and flow con
   CHECK(port.irqs == 0);
   port.out(kIir, 0x01);
   port.out(kIer, 0x01);
+  port.out(kMcr, 0x02);
   std::string received;
   port.run_until([&] {
     while ((port.in(kLsr)&0x01) != 0) received += static_cast<char>(port.in(kData));
@@ -195,6 +186,7 @@ TEST_CASE("input from a file, and its end") {
   Port port(file->get(), -1);
   port.out(kIir, 0x01);
   port.out(kIer, 0x01);
+  port.out(kMcr, 0x02);
   std::string received;
   port.run_until([&] {
     while ((port.in(kLsr)&0x01) != 0) received += static_cast<char>(port.in(kData));
@@ -207,6 +199,7 @@ TEST_CASE("the end of input is quiet") {
   Pipe pipe;
   Port port(pipe.read.get(), -1);
   port.out(kIer, 0x01);
+  port.out(kMcr, 0x02);
   pipe.write.reset();
   for (int i = 0; i < 5; ++i) port.turn();
   CHECK((port.in(kLsr)&0x01) == 0);
@@ -219,6 +212,7 @@ TEST_CASE("a held port neither reads nor writes until it is released") {
   REQUIRE(::fcntl(output.read.get(), F_SETFL, O_NONBLOCK) == 0);
   port.out(kIir, 0x01);
   port.out(kIer, 0x01);
+  port.out(kMcr, 0x02);
   port.turn();
   port.loop->hold(&port.serial->mutex());
   REQUIRE(base::write_all(pipe.write.get(), "x"));

@@ -21,11 +21,11 @@ class Counter final : public BusDevice {
   std::vector<std::byte> written;
 };
 
-struct Fixture {
+struct Exits {
   Bus port{"port"};
   Bus mmio{"mmio"};
   Counter device;
-  Fixture() {
+  Exits() {
     REQUIRE(port.add(0x10, 4, "device", device));
     REQUIRE(mmio.add(0xc0000000, 0x1000, "device", device));
   }
@@ -41,7 +41,7 @@ struct RunPage {
 
 }  // namespace
 
-TEST_CASE_METHOD(Fixture, "port and MMIO accesses go to the buses") {
+TEST_CASE_METHOD(Exits, "port and MMIO accesses go to the buses") {
   std::array<std::byte, 4> data{};
   CHECK_FALSE(handle(PioRead{0x10, 4, data}));
   CHECK(data[0] == std::byte{1});
@@ -53,7 +53,7 @@ TEST_CASE_METHOD(Fixture, "port and MMIO accesses go to the buses") {
   CHECK(device.written.size() == 2);
 }
 
-TEST_CASE_METHOD(Fixture, "a string instruction is that many accesses to one port") {
+TEST_CASE_METHOD(Exits, "a string instruction is that many accesses to one port") {
   std::array<std::byte, 6> data{};
   CHECK_FALSE(handle(PioRead{0x10, 2, data}));
   CHECK(device.reads == 3);
@@ -62,7 +62,7 @@ TEST_CASE_METHOD(Fixture, "a string instruction is that many accesses to one por
   CHECK(device.written.size() == 6);
 }
 
-TEST_CASE_METHOD(Fixture, "how a machine ends") {
+TEST_CASE_METHOD(Exits, "how a machine ends") {
   CHECK(handle(Shutdown{})->reason == ExitReason::kTripleFault);
   CHECK(handle(SystemEvent{KVM_SYSTEM_EVENT_SHUTDOWN})->reason == ExitReason::kReset);
   CHECK(handle(SystemEvent{KVM_SYSTEM_EVENT_RESET})->reason == ExitReason::kReset);

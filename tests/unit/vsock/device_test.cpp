@@ -11,10 +11,6 @@ using vsock::Op;
 
 namespace {
 
-Op op_of(const Packet& packet) {
-  return vsock::op_of(packet.header);
-}
-
 std::vector<std::byte> bytes_of(const Header& header) {
   const auto bytes = std::as_bytes(std::span(&header, 1));
   return {bytes.begin(), bytes.end()};

@@ -33,6 +33,9 @@ struct Packet {
   vsock::Header header;
   std::string payload;
 };
+inline vsock::Op op_of(const Packet& packet) {
+  return vsock::op_of(packet.header);
+}
 
 // A header from the guest, with room for 256 KiB announced.
 vsock::Header guest_header(vsock::Op op, std::uint32_t guest_port, std::uint32_t host_port,

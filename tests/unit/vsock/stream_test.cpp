@@ -15,10 +15,6 @@ using namespace std::chrono_literals;
 
 namespace {
 
-Op op_of(const Packet& packet) {
-  return vsock::op_of(packet.header);
-}
-
 // A connection that the guest made to a listening host program.
 struct FromGuest {
   explicit FromGuest(const GuestOptions& options = {})
