@@ -147,7 +147,7 @@ Result<std::vector<vmm::DriveConfig>> parse_drives(const json& array) {
 
 Result<virtio::net::MacAddress> parse_guest_mac(Fields& fields, const virtio::net::Config& net) {
   const auto text = TRY(fields.optional_text("guest_mac"));
-  if (!text) return virtio::net::default_mac(net.id, net.tap);
+  if (!text) return virtio::net::default_mac(net.id, virtio::net::network_of(net));
   const auto mac = virtio::net::parse_mac(*text);
   if (!mac) {
     return fail("{}: \"{}\" is not a MAC address like 06:00:AC:10:00:02", fields.path_of("guest_mac"), *text);
@@ -159,6 +159,21 @@ Result<virtio::net::MacAddress> parse_guest_mac(Fields& fields, const virtio::ne
   return *mac;
 }
 
+// Firecracker's clients give host_dev_name; socket_path is ours.
+Status parse_network(Fields& fields, virtio::net::Config& net) {
+  const auto socket = TRY(fields.optional_text("socket_path"));
+  if (!socket) {
+    net.tap = TRY(fields.text("host_dev_name"));
+    return {};
+  }
+  if (fields.find("host_dev_name") != nullptr) {
+    return fail("{}: an interface has either this or a host_dev_name", fields.path_of("socket_path"));
+  }
+  if (socket->empty()) return fail("{}: the path is empty", fields.path_of("socket_path"));
+  net.socket_path = *socket;
+  return {};
+}
+
 Result<virtio::net::Config> parse_network_interface(const json& object, std::string where) {
   Fields fields = TRY(Fields::of(object, std::move(where)));
   virtio::net::Config net;
@@ -166,7 +181,7 @@ Result<virtio::net::Config> parse_network_interface(const json& object, std::str
   if (!is_device_id(net.id)) {
     return fail("{}: \"{}\" is not made of letters, digits and _", fields.path_of("iface_id"), net.id);
   }
-  net.tap = TRY(fields.text("host_dev_name"));
+  TRY(parse_network(fields, net));
   net.mac = TRY(parse_guest_mac(fields, net));
   if (fields.find("mtu") != nullptr) {
     constexpr std::uint64_t kMostMtu = 65535;
@@ -188,8 +203,12 @@ Result<std::vector<virtio::net::Config>> parse_network_interfaces(const json& ar
     for (const virtio::net::Config& earlier : interfaces) {
       if (earlier.id == net.id)
         return fail("{}.iface_id: \"{}\" is taken by another interface", where, net.id);
-      if (earlier.tap == net.tap) {
+      if (!net.tap.empty() && earlier.tap == net.tap) {
         return fail("{}.host_dev_name: the tap \"{}\" is taken by the interface \"{}\"", where, net.tap,
+                    earlier.id);
+      }
+      if (!net.socket_path.empty() && earlier.socket_path == net.socket_path) {
+        return fail("{}.socket_path: \"{}\" is taken by the interface \"{}\"", where, net.socket_path,
                     earlier.id);
       }
     }

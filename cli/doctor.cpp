@@ -108,6 +108,31 @@ Check check_memory(const HostFacts& facts) {
           off ? "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled, for faster guests" : ""};
 }
 
+// `mayfly run --net`, in the two ways there are.
+Check check_net_by_tap(const HostFacts& facts) {
+  const std::string name = "--net=tap";
+  if (!facts.has_nft)
+    return {name, State::kNote, "no nft", "apt-get install nftables; it takes root besides"};
+  if (facts.tun_error != 0 && facts.root) {
+    return {name, State::kNote, "no /dev/net/tun: " + reason(facts.tun_error), "modprobe tun"};
+  }
+  if (!facts.root) {
+    return {name, State::kNote, "for root only",
+            facts.has_passt ? "" : "apt-get install passt, for --net=passt"};
+  }
+  if (!facts.has_way_out) return {name, State::kNote, "no default route", "ip route add default via GATEWAY"};
+  return {name, State::kGood, "usable, and what --net takes", {}};
+}
+
+Check check_net_by_passt(const HostFacts& facts) {
+  const std::string name = "--net=passt";
+  if (!facts.has_passt) {
+    return {name, State::kNote, "no passt", "apt-get install passt, for guests with a network without root"};
+  }
+  if (!facts.has_way_out) return {name, State::kNote, "no default route", "ip route add default via GATEWAY"};
+  return {name, State::kGood, facts.root ? "usable" : "usable, and what --net takes", {}};
+}
+
 const char* state_name(State state) {
   switch (state) {
     case State::kGood:
@@ -137,6 +162,8 @@ const char* colour_of(State state) {
 std::vector<Check> assess(const HostFacts& facts) {
   std::vector<Check> checks = {check_kvm(facts), check_hardware(facts)};
   checks.push_back(check_error("/dev/net/tun", facts.tun_error, "modprobe tun, for guests with a network"));
+  checks.push_back(check_net_by_tap(facts));
+  checks.push_back(check_net_by_passt(facts));
   checks.push_back(check_cgroups(facts));
   checks.push_back(check_error("user namespaces", facts.user_namespace_error,
                                "sysctl kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000"));

@@ -14,7 +14,7 @@
 #include <utility>
 
 #include "base/file.h"
-#include "cli/image_tool.h"
+#include "cli/tool.h"
 #include "virtio/block/overlay/flatten.h"
 
 namespace mayfly::cli {

@@ -20,7 +20,9 @@
 #include "base/file.h"
 #include "base/unique_fd.h"
 #include "cli/checks.h"
+#include "cli/ipv4.h"
 #include "cli/options.h"
+#include "cli/tool.h"
 #include "cli/virtual_machine.h"
 
 namespace mayfly::cli {
@@ -55,6 +57,14 @@ void look_at_kvm(HostFacts& facts) {
     const std::string value = text_of(fmt::format("/sys/module/{}/parameters/nested", module));
     if (value.starts_with('Y') || value.starts_with('1')) facts.nested_allowed = true;
   }
+}
+
+void look_at_network(HostFacts& facts) {
+  facts.root = ::geteuid() == 0;
+  facts.has_nft = has_tool("nft");
+  facts.has_passt = has_tool("passt");
+  const auto routes = read_routes();
+  facts.has_way_out = routes && default_route(*routes) != nullptr;
 }
 
 void look_at_cgroups(HostFacts& facts) {
@@ -94,6 +104,7 @@ HostFacts gather_facts(const std::string& executable_folder) {
   HostFacts facts;
   look_at_kvm(facts);
   facts.tun_error = error_of(::open("/dev/net/tun", O_RDWR | O_CLOEXEC));
+  look_at_network(facts);
   look_at_cgroups(facts);
   look_at_system_calls(facts);
   facts.transparent_huge_pages = chosen_word(text_of("/sys/kernel/mm/transparent_hugepage/enabled"));

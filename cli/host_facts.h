@@ -17,6 +17,10 @@ struct HostFacts {
   bool under_hypervisor = false;        // this machine is a guest itself
   bool nested_allowed = false;          // guests of this machine may have guests
   int tun_error = 0;                    // of opening /dev/net/tun
+  bool root = false;                    // who asks
+  bool has_nft = false;                 // the program
+  bool has_passt = false;               // likewise
+  bool has_way_out = false;             // an IPv4 default route
   bool cgroup_v2 = false;
   std::vector<std::string> cgroup_v2_controllers;
   std::vector<std::string> cgroup_v1_controllers;

@@ -13,8 +13,8 @@
 #include <string_view>
 
 #include "base/file.h"
-#include "cli/image_tool.h"
 #include "cli/image_tree.h"
+#include "cli/tool.h"
 
 namespace mayfly::cli {
 namespace {

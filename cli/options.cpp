@@ -25,6 +25,11 @@ seconds end the machine at once.
 Kernel and root file system are taken from $MAYFLY_ARTIFACTS, or else from artifacts/ of the tree that mayfly
 was built in, PREFIX/share/mayfly or /usr/share/mayfly; with several CPUs the kernel is vmlinux-smp.
 
+With --net the guest has a network interface and gets to wherever this host gets to by IPv4. As root that is a
+tap with address translation by nftables: the guest reaches neither services of this host nor other guests. For
+other users passt does it, and the guest reaches what a program of theirs would reach outside of 127.0.0.1. All
+of it is undone at the end. --publish lets a port of this host lead to one in the guest.
+
 Exit status: the command's own; 128 + n when signal n killed it; 124 after --timeout; 125 when Mayfly itself
 failed; 126 when the command cannot be run; 127 when it is not found.
 
@@ -35,11 +40,14 @@ Examples:
   tar c src | mayfly run -- tar t                      a pipeline
   mayfly run --env LANG=C --workdir /tmp --user 1000 -- id
   mayfly run --timeout 2 -- sleep 60; echo $?          124
+  mayfly run --net -- nslookup example.com
+  mayfly run --publish 8080:80 -- httpd -f -p 80       at http://localhost:8080
   mayfly run --timing -- true                          where the milliseconds go
 )";
 
 // To CLI11: a flag that may have a value, and the value it has without.
 constexpr const char* kTimingFlag = "--timing{table}";
+constexpr const char* kNetFlag = "--net{auto}";
 
 constexpr std::string_view kMainHelp =
     R"(Mayfly runs commands in virtual machines of their own, which live for as long as the command does.
@@ -130,6 +138,37 @@ void replace_first(std::string& text, std::string_view from, std::string_view to
   if (at != std::string::npos) text.replace(at, from.size(), to);
 }
 
+Result<NetworkMode> parse_network_mode(const std::string& text) {
+  if (text == "auto") return NetworkMode::kAuto;
+  if (text == "tap") return NetworkMode::kTap;
+  if (text == "passt") return NetworkMode::kPasst;
+  return fail("--net: {} is not auto, tap or passt", text);
+}
+
+Status parse_network(const std::string& mode, const std::vector<std::string>& publishes,
+                     const std::vector<std::string>& nameservers, RunOptions& options) {
+  for (const std::string& text : publishes) {
+    Publish publish = TRY(parse_publish(text));
+    for (const Publish& earlier : options.publishes) {
+      if (conflict(earlier, publish))
+        return fail("--publish: {} and {} are the same port", earlier.text, text);
+    }
+    options.publishes.push_back(std::move(publish));
+  }
+  for (const std::string& text : nameservers) {
+    const auto address = parse_ipv4(text);
+    if (!address || address->is_loopback() || address->value == 0) {
+      return fail("--dns: {} is no IPv4 address that a guest can reach", text);
+    }
+    options.nameservers.push_back(*address);
+  }
+  // Neither means anything without.
+  const bool wanted = !publishes.empty() || !nameservers.empty();
+  if (!mode.empty()) options.network = TRY(parse_network_mode(mode));
+  if (mode.empty() && wanted) options.network = NetworkMode::kAuto;
+  return {};
+}
+
 Status parse_texts(const std::string& user, const std::string& timeout, const std::string& boot_timeout,
                    const std::string& timing, RunOptions& options) {
   if (!user.empty()) TRY(parse_user(user, options));
@@ -157,6 +196,9 @@ Result<Parsed<RunOptions>> parse_run(std::span<const std::string> words) {
   std::string timeout;
   std::string boot_timeout;
   std::string timing;
+  std::string network;
+  std::vector<std::string> publishes;
+  std::vector<std::string> nameservers;
   std::vector<std::string> environment;
   bool read_only = false;
   bool writable = false;
@@ -178,6 +220,15 @@ Result<Parsed<RunOptions>> parse_run(std::span<const std::string> words) {
       ->allow_extra_args(false);
   app.add_option("-w,--workdir", options.directory, "Where the command starts (default /)")->type_name("DIR");
   app.add_option("-u,--user", user, "Run as this user (default 0)")->type_name("UID[:GID]");
+  app.add_flag(kNetFlag, network,
+               "A network: --net=tap takes root, --net=passt the program passt; else whichever fits");
+  app.add_option("-p,--publish", publishes,
+                 "Let a port of this host lead to one in the guest. May be given again")
+      ->type_name("[ADDRESS:]HOST:GUEST[/udp]")
+      ->allow_extra_args(false);
+  app.add_option("--dns", nameservers, "Name server for the guest (default: this host's). May be given again")
+      ->type_name("ADDRESS")
+      ->allow_extra_args(false);
   app.add_option("--timeout", timeout, "End the command after S seconds of the whole run: SIGTERM first")
       ->type_name("S");
   app.add_option("--boot-timeout", boot_timeout,
@@ -194,6 +245,7 @@ Result<Parsed<RunOptions>> parse_run(std::span<const std::string> words) {
   if (!help.empty()) {
     replace_first(help, "mayfly run [OPTIONS]", "mayfly run [OPTIONS] [--] COMMAND [ARG...]");
     replace_first(help, kTimingFlag, "--timing[=json]");
+    replace_first(help, kNetFlag, "--net[=tap|passt]");
     return Parsed<RunOptions>{std::nullopt, help};
   }
   if (read_only && writable) return fail("--read-only and --writable exclude each other");
@@ -211,6 +263,7 @@ Result<Parsed<RunOptions>> parse_run(std::span<const std::string> words) {
   options.root_mode = read_only ? RootMode::kReadOnly : writable ? RootMode::kWritable : RootMode::kScratch;
   TRY(parse_texts(user, timeout, boot_timeout, timing, options));
   TRY(parse_environment(environment, options));
+  TRY(parse_network(network, publishes, nameservers, options));
   return Parsed<RunOptions>{std::move(options), {}};
 }
 

@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "base/result.h"
+#include "cli/ipv4.h"
+#include "cli/publish.h"
 
 namespace mayfly::cli {
 
@@ -28,6 +30,14 @@ enum class RootMode : std::uint8_t {
   kWritable,  // written to the image
 };
 
+// What stands behind the guest's network interface.
+enum class NetworkMode : std::uint8_t {
+  kNone,   // it has none
+  kAuto,   // kTap as root, else kPasst
+  kTap,    // a tap and address translation, which take root
+  kPasst,  // passt, which takes nothing
+};
+
 struct RunOptions {
   unsigned cpus = 1;
   std::uint64_t memory_mib = kDefaultMemoryMib;
@@ -43,6 +53,9 @@ struct RunOptions {
   bool console = false;
   bool tty = false;
   TimingReport timing = TimingReport::kNone;
+  NetworkMode network = NetworkMode::kNone;
+  std::vector<Publish> publishes;
+  std::vector<Ipv4> nameservers;  // empty: the host's
   std::vector<std::string> command;
 };
 

@@ -18,6 +18,8 @@
 #include "base/event_loop.h"
 #include "base/file.h"
 #include "base/timeline.h"
+#include "cli/guest_network.h"
+#include "cli/keeper.h"
 #include "cli/listener.h"
 #include "cli/runtime_folder.h"
 #include "cli/session.h"
@@ -98,6 +100,7 @@ class Run {
   void on_frame(const GuestFrame& frame);
   void on_session_end(const SessionEnd& end);
   void on_vmm_end(const VmmEnd& end);
+  void on_network_loss(const std::string& why);
   void on_signal(int signal);
   void on_timeout();
   [[nodiscard]] bool too_stubborn();
@@ -114,6 +117,7 @@ class Run {
   Keeper keeper_;
   Timing timing_;
   std::uint64_t start_ns_;
+  std::unique_ptr<GuestNetwork> network_;
   std::unique_ptr<VmmProcess> vmm_;
   std::unique_ptr<Session> session_;
   std::unique_ptr<Listener> listener_;
@@ -133,15 +137,20 @@ class Run {
 
 Status Run::start(const RunFiles& files) {
   TRY(loop_->add_signals(handled_signals(), [this](int signal) { on_signal(signal); }));
+  if (options_.network != NetworkMode::kNone) {
+    network_ = TRY(GuestNetwork::create(*loop_, options_, folder_.path(), keeper_,
+                                        [this](const std::string& why) { on_network_loss(why); }));
+  }
   const std::string vsock = folder_.path() + "/vsock";
   listener_ =
       TRY(Listener::create(*loop_, fmt::format("{}_{}", vsock, base::agent::kHostPort), [this](UniqueFd fd) {
         session_->add_stream(std::move(fd));
         if (!session_->wants_streams()) listener_.reset();
       }));
-  const VmmProcess::Request request{.executable = files.vmm,
-                                    .configuration = TRY(vmm_configuration(options_, files, vsock)),
-                                    .timing = options_.timing != TimingReport::kNone};
+  const VmmProcess::Request request{
+      .executable = files.vmm,
+      .configuration = TRY(vmm_configuration(options_, files, vsock, network_ ? &network_->plan() : nullptr)),
+      .timing = options_.timing != TimingReport::kNone};
   ByteEnd console = options_.console ? TRY(ByteEnd::standard(STDERR_FILENO, ByteEnd::Direction::kWrite, true))
                                      : ByteEnd::own(TRY(base::open_file("/dev/null", O_WRONLY)));
   vmm_ = TRY(VmmProcess::spawn(
@@ -246,6 +255,13 @@ void Run::on_vmm_end(const VmmEnd& end) {
     return finish(fail("{}", describe_end(end, options_, booted_, vmm_->errors().text(), console_tail())));
   }
   session_->guest_ended();
+}
+
+// Before the guest is up it is a run that cannot be as it was asked for; after that the guest sees its link
+// go down.
+void Run::on_network_loss(const std::string& why) {
+  if (!booted_ && !vmm_end_) return finish(fail("--net: {}", why));
+  if (!concluding_ && !vmm_end_) fmt::print(stderr, "mayfly: the guest has no network any more: {}\n", why);
 }
 
 void Run::conclude(int status) {

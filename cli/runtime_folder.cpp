@@ -1,22 +1,13 @@
 #include "cli/runtime_folder.h"
 
-#include <fcntl.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/un.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include <array>
 #include <cerrno>
-#include <csignal>
 #include <cstdlib>
-#include <cstring>
 #include <filesystem>
-
-#include "cli/terminal.h"
 
 namespace mayfly::cli {
 
@@ -24,7 +15,6 @@ using base::fail;
 using base::fail_errno;
 using base::Result;
 using base::Status;
-using base::UniqueFd;
 
 namespace {
 
@@ -48,52 +38,12 @@ Status make_private(const std::string& path) {
   return {};
 }
 
+}  // namespace
+
 void remove_folder(const std::string& path) {
   std::error_code ignored;  // gone already is as good
   std::filesystem::remove_all(path, ignored);
 }
-
-constexpr int kLinkInKeeper = 3;
-constexpr int kTerminalInKeeper = 4;
-
-// The keeper's life. Nothing of mayfly's must stay open in it: a pipeline would wait for it.
-[[noreturn]] void keep(int link, const std::string& folder, int terminal) {
-  const SavedModes modes(terminal);
-  ::setsid();
-  ::prctl(PR_SET_NAME, "mayfly-keeper");
-  [[maybe_unused]] const int moved = ::chdir("/");
-  ::dup2(link, kLinkInKeeper);
-  const bool has_terminal = terminal >= 0 && ::dup2(terminal, kTerminalInKeeper) >= 0;
-  ::syscall(SYS_close_range, (has_terminal ? kTerminalInKeeper : kLinkInKeeper) + 1, ~0U, 0);
-  const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
-  for (int fd = 0; fd < kLinkInKeeper; ++fd) {
-    if (null < 0 || ::dup2(null, fd) < 0) ::close(fd);
-  }
-
-  int vmm = -1;
-  for (;;) {
-    char byte = 0;
-    iovec part{.iov_base = &byte, .iov_len = 1};
-    alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(sizeof(int))> control{};
-    msghdr message{};
-    message.msg_iov = &part;
-    message.msg_iovlen = 1;
-    message.msg_control = control.data();
-    message.msg_controllen = control.size();
-    const ssize_t n = ::recvmsg(kLinkInKeeper, &message, MSG_CMSG_CLOEXEC);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) break;
-    const cmsghdr* const header = CMSG_FIRSTHDR(&message);
-    if (header != nullptr && header->cmsg_type == SCM_RIGHTS)
-      std::memcpy(&vmm, CMSG_DATA(header), sizeof(vmm));
-  }
-  if (vmm >= 0) ::syscall(SYS_pidfd_send_signal, vmm, SIGKILL, nullptr, 0);
-  if (has_terminal) modes.put_back(kTerminalInKeeper);
-  remove_folder(folder);
-  ::_exit(0);
-}
-
-}  // namespace
 
 Result<RuntimeFolder> RuntimeFolder::create() {
   return create_below(candidates());
@@ -120,45 +70,6 @@ Result<RuntimeFolder> RuntimeFolder::create_below(const std::vector<std::string>
 
 RuntimeFolder::~RuntimeFolder() {
   if (!path_.empty()) remove_folder(path_);
-}
-
-Result<Keeper> Keeper::start(const std::string& folder, int terminal) {
-  std::array<int, 2> ends{};
-  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends.data()) < 0) {
-    return fail_errno(errno, "create a socket pair");
-  }
-  UniqueFd ours(ends[0]);
-  UniqueFd theirs(ends[1]);
-  const pid_t pid = ::fork();
-  if (pid < 0) return fail_errno(errno, "fork");
-  if (pid == 0) {
-    ours.reset();
-    keep(theirs.get(), folder, terminal);
-  }
-  return Keeper(std::move(ours), pid);
-}
-
-Keeper::~Keeper() {
-  link_.reset();
-  if (pid_ > 0) ::waitpid(pid_, nullptr, 0);
-}
-
-Status Keeper::watch_over(int pidfd) {
-  char byte = 0;
-  iovec part{.iov_base = &byte, .iov_len = 1};
-  alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(sizeof(int))> control{};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  message.msg_control = control.data();
-  message.msg_controllen = control.size();
-  cmsghdr* const header = CMSG_FIRSTHDR(&message);
-  header->cmsg_level = SOL_SOCKET;
-  header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(sizeof(int));
-  std::memcpy(CMSG_DATA(header), &pidfd, sizeof(pidfd));
-  if (::sendmsg(link_.get(), &message, MSG_NOSIGNAL) < 0) return fail_errno(errno, "tell the keeper");
-  return {};
 }
 
 }  // namespace mayfly::cli

@@ -1,11 +1,10 @@
-// Where a run keeps its sockets, and who removes it when mayfly cannot.
+// Where a run keeps its sockets.
 #pragma once
 
 #include <string>
 #include <vector>
 
 #include "base/result.h"
-#include "base/unique_fd.h"
 
 namespace mayfly::cli {
 
@@ -31,27 +30,7 @@ class RuntimeFolder {
   std::string path_;
 };
 
-// A small process of its own that waits for mayfly's end, however it comes: then it kills the VMM if that is
-// still there, puts the terminal back if mayfly left it raw, and removes the folder. Of mayfly's descriptors
-// it holds only the terminal open, and it is in a session of its own.
-class Keeper {
- public:
-  // Forks: call it while there is one thread.
-  // `terminal`: what RawTerminal will be entered on, or -1.
-  static base::Result<Keeper> start(const std::string& folder, int terminal);
-  // Lets it do its work now, and waits for its end.
-  ~Keeper();
-  Keeper(Keeper&& other) noexcept : link_(std::move(other.link_)), pid_(std::exchange(other.pid_, -1)) {}
-  Keeper(const Keeper&) = delete;
-  Keeper& operator=(const Keeper&) = delete;
-
-  // Tells it of the process to kill.
-  base::Status watch_over(int pidfd);
-
- private:
-  Keeper(base::UniqueFd link, pid_t pid) : link_(std::move(link)), pid_(pid) {}
-  base::UniqueFd link_;  // its end of file is mayfly's end
-  pid_t pid_;
-};
+// Removes a folder and the files in it; one that is gone already is as good.
+void remove_folder(const std::string& path);
 
 }  // namespace mayfly::cli

@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#include <fmt/ranges.h>
+
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -46,6 +48,24 @@ Result<std::string> find_vmm(const std::string& executable_folder) {
   return fail("no {} at {} or in $PATH: {}", kName, beside, kQuickstart);
 }
 
+// For mayfly-init.
+std::string network_words(const NetworkPlan& network) {
+  std::string words = fmt::format(" address={} gateway={}", to_text(network.guest), to_text(network.gateway));
+  std::vector<std::string> servers;
+  for (const Ipv4 each : network.nameservers) servers.push_back(to_text(each));
+  if (!servers.empty()) words += fmt::format(" dns={}", fmt::join(servers, ","));
+  if (!network.search.empty()) words += fmt::format(" search={}", fmt::join(network.search, ","));
+  return words;
+}
+
+nlohmann::ordered_json interface_of(const NetworkPlan& network) {
+  nlohmann::ordered_json interface = {{"iface_id", "eth0"}};
+  if (!network.tap.empty()) interface["host_dev_name"] = network.tap;
+  if (!network.socket_path.empty()) interface["socket_path"] = network.socket_path;
+  interface["mtu"] = network.mtu;
+  return interface;
+}
+
 }  // namespace
 
 std::vector<std::string> artifact_folders(const std::string& executable_folder) {
@@ -80,7 +100,7 @@ RunFiles locate_files(const std::string& executable_folder) {
           .rootfs = find_artifact(folders, {"rootfs.ext4"}, "", "").value_or("")};
 }
 
-std::string boot_arguments(const RunOptions& options) {
+std::string boot_arguments(const RunOptions& options, const NetworkPlan* network) {
   // kernels/README.md has the reason for each word. Messages cost an exit for every few bytes: without a
   // reader only a panic is worth them. The warm-reset flag is how mayfly-vmm tells a panic from a clean end.
   std::string line = options.console ? "console=ttyS0 loglevel=7" : "console=ttyS0 loglevel=1";
@@ -98,13 +118,15 @@ std::string boot_arguments(const RunOptions& options) {
       line += "writable";
       break;
   }
-  return line + " session";
+  line += " session";
+  if (network != nullptr) line += network_words(*network);
+  return line;
 }
 
 Result<std::string> vmm_configuration(const RunOptions& options, const RunFiles& files,
-                                      const std::string& vsock_path) {
-  const nlohmann::ordered_json configuration = {
-      {"boot-source", {{"kernel_image_path", files.kernel}, {"boot_args", boot_arguments(options)}}},
+                                      const std::string& vsock_path, const NetworkPlan* network) {
+  nlohmann::ordered_json configuration = {
+      {"boot-source", {{"kernel_image_path", files.kernel}, {"boot_args", boot_arguments(options, network)}}},
       {"machine-config", {{"vcpu_count", options.cpus}, {"mem_size_mib", options.memory_mib}}},
       {"drives",
        {{{"drive_id", "rootfs"},
@@ -115,6 +137,9 @@ Result<std::string> vmm_configuration(const RunOptions& options, const RunFiles&
          {"io_engine", "Sync"}}}},
       {"vsock", {{"guest_cid", 3}, {"uds_path", vsock_path}}},
   };
+  if (network != nullptr) {
+    configuration["network-interfaces"] = nlohmann::ordered_json::array({interface_of(*network)});
+  }
   try {
     return configuration.dump();
   } catch (const nlohmann::json::type_error&) {

@@ -29,11 +29,22 @@ base::Result<RunFiles> find_files(const RunOptions& options, const std::string& 
 // What is there of a run with default options; empty where there is nothing.
 RunFiles locate_files(const std::string& executable_folder);
 
-// The guest kernel's command line.
-std::string boot_arguments(const RunOptions& options);
+// A guest's network: exactly one of `tap` and `socket_path` is not empty.
+struct NetworkPlan {
+  std::string tap;
+  std::string socket_path;
+  std::uint16_t mtu = 0;
+  Ipv4Network guest;
+  Ipv4 gateway;
+  std::vector<Ipv4> nameservers;
+  std::vector<std::string> search;  // domains
+};
+
+// The guest kernel's command line. `network`: null when there is none.
+std::string boot_arguments(const RunOptions& options, const NetworkPlan* network);
 
 // The configuration file, as mayfly-vmm takes it. Fails on a path that JSON cannot hold.
 base::Result<std::string> vmm_configuration(const RunOptions& options, const RunFiles& files,
-                                            const std::string& vsock_path);
+                                            const std::string& vsock_path, const NetworkPlan* network);
 
 }  // namespace mayfly::cli

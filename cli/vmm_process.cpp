@@ -129,24 +129,6 @@ Result<pid_t> execute(const VmmProcess::Request& request, std::array<int, 5> fds
 
 }  // namespace
 
-void Tail::add(std::string_view bytes) {
-  if (bytes.size() > limit_) {
-    bytes.remove_prefix(bytes.size() - limit_);
-    cut_ = true;
-  }
-  bytes_.append(bytes);
-  if (bytes_.size() > limit_) {
-    bytes_.erase(0, bytes_.size() - limit_);
-    cut_ = true;
-  }
-}
-
-std::string Tail::text() const {
-  if (!cut_) return bytes_;
-  const std::size_t line = bytes_.find('\n');
-  return line == std::string::npos ? bytes_ : bytes_.substr(line + 1);
-}
-
 Result<std::unique_ptr<VmmProcess>> VmmProcess::spawn(base::EventLoop& loop, const Request& request,
                                                       ByteEnd console, Observer observer) {
   const UniqueFd null = TRY(out_of_the_way(base::open_file("/dev/null", O_RDONLY)));

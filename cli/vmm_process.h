@@ -14,22 +14,9 @@
 #include "base/unique_fd.h"
 #include "cli/byte_end.h"
 #include "cli/pump.h"
+#include "cli/tail.h"
 
 namespace mayfly::cli {
-
-// The last bytes of a stream.
-class Tail {
- public:
-  explicit Tail(std::size_t limit) : limit_(limit) {}
-  void add(std::string_view bytes);
-  // From the start of a line on when something was cut off before it.
-  [[nodiscard]] std::string text() const;
-
- private:
-  std::size_t limit_;
-  std::string bytes_;
-  bool cut_ = false;
-};
 
 // How it ended.
 struct VmmEnd {

@@ -130,7 +130,8 @@ for name in "${suites[@]}"; do
       ;;
     lab) suite "Lab" lab/test.sh ;;
     guest)
-      need_packages iproute2 || exit 1
+      # What `mayfly run --net` runs, and what its test is made with.
+      need_packages iproute2 nftables passt procps || exit 1
       scripts/build.sh || { failed=$((failed + 1)); continue; }
       suite "Linux guests" guest_suite
       ;;

@@ -13,10 +13,9 @@ base::Status check_network(const std::vector<virtio::net::Config>& interfaces) {
     for (auto earlier = interfaces.begin(); earlier != later; ++earlier) {
       if (earlier->id == later->id)
         return base::fail("two network interfaces have the iface_id {}", later->id);
-      if (earlier->tap == later->tap) {
-        return base::fail(
-            "the network interfaces {} and {} both have the host_dev_name {}, but a tap serves one",
-            earlier->id, later->id, later->tap);
+      if (virtio::net::network_of(*earlier) == virtio::net::network_of(*later)) {
+        return base::fail("the network interfaces {} and {} are both on {}, which serves one", earlier->id,
+                          later->id, virtio::net::network_of(*later));
       }
     }
   }

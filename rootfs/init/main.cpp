@@ -1,19 +1,17 @@
 // mayfly-init: PID 1 of a Mayfly guest.
 //
 //   init=/sbin/mayfly-init -- [scratch|readonly|writable] [session]
+//     [address=ADDRESS/PREFIX gateway=ADDRESS [dns=ADDRESS,…] [search=DOMAIN,…]]
 //
-// Puts the root file system into its mode, mounts what programs expect, and then is the host's agent: see
-// agent.h. With `session` it opens the first session itself, at once; without it, or besides, the host may
-// open sessions by connecting to it.
+// Puts the root file system into its mode, mounts what programs expect, sets up eth0 if it has an address,
+// and then is the host's agent: see agent.h. With `session` it opens the first session itself, at once;
+// without it, or besides, the host may open sessions by connecting to it.
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/if.h>
 #include <signal.h>
-#include <sys/ioctl.h>
 #include <sys/reboot.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -26,6 +24,7 @@
 #include "rootfs/init/agent.h"
 #include "rootfs/init/console.h"
 #include "rootfs/init/mounts.h"
+#include "rootfs/init/network.h"
 #include "rootfs/init/power.h"
 #include "rootfs/init/vsock.h"
 
@@ -35,27 +34,28 @@ namespace {
 struct Options {
   RootMode root = RootMode::kAsIs;
   bool session = false;
+  NetworkOptions network;
 };
 
 // Words that are not ours are left alone: the kernel passes on what it did not understand itself.
 Options parse_options(std::span<char*> words) {
   Options options;
+  const auto value = [](std::string_view word, std::string_view name, std::string_view& out) {
+    if (!word.starts_with(name)) return;
+    word.remove_prefix(name.size());
+    out = word;
+  };
   for (const std::string_view word : words) {
     if (word == "scratch") options.root = RootMode::kScratch;
     if (word == "readonly") options.root = RootMode::kReadOnly;
     if (word == "writable") options.root = RootMode::kWritable;
     if (word == "session") options.session = true;
+    value(word, "address=", options.network.address);
+    value(word, "gateway=", options.network.gateway);
+    value(word, "dns=", options.network.nameservers);
+    value(word, "search=", options.network.search);
   }
   return options;
-}
-
-void bring_loopback_up() {
-  const base::UniqueFd fd(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-  if (!fd.valid()) return;
-  ifreq request{};
-  std::memcpy(request.ifr_name, "lo", sizeof("lo"));
-  request.ifr_flags = IFF_UP;
-  ::ioctl(fd.get(), SIOCSIFFLAGS, &request);
 }
 
 // What commands inherit from us.
@@ -91,6 +91,7 @@ void run(const Options& options, std::uint64_t started) {
   set_process_defaults();
   ::sethostname("mayfly", 6);
   bring_loopback_up();
+  if (!set_up_network(options.network, options.root)) return;
 
   Agent agent(open_signals(), listen_on(base::agent::kGuestPort));
   if (options.session && !agent.open_boot_session(std::move(streams), started))

@@ -13,6 +13,7 @@
 #include <string_view>
 
 #include "base/result.h"
+#include "base/unique_fd.h"
 
 namespace mayfly::virtio::net {
 
@@ -39,6 +40,11 @@ class Backend {
   // One header and frame, whole. EAGAIN: not now. EIO: the network is down, and EPOLLOUT tells when it is up
   // again. EBADF, EBADFD, ENODEV, ENXIO: it is gone. Others: this frame cannot be sent.
   virtual Moved write(std::span<const iovec> pieces) = 0;
+
+  // Whether part of a frame that write() took is still here. EPOLLOUT tells when flush() gets on with it,
+  // whose errors are those of write().
+  [[nodiscard]] virtual bool unsent() const { return false; }
+  virtual std::expected<void, int> flush() { return {}; }
 };
 
 // Opens the network called `name`.
@@ -47,5 +53,12 @@ using BackendOpener = std::function<base::Result<std::unique_ptr<Backend>>(const
 // A tap interface of the network namespace that the caller is in, by readv(2) and writev(2). It must exist.
 // Each error names the tap, what is wrong and what to do about it.
 base::Result<std::unique_ptr<Backend>> open_tap(const std::string& name);
+
+// What listens at the unix stream socket `path`: frames go both ways, each behind its length as four bytes,
+// big-endian, as passt has it. There are no offloads. The network is gone when the other side closes the
+// stream, or sends a length that no frame has.
+base::Result<std::unique_ptr<Backend>> open_stream(const std::string& path);
+// The same on a stream that is connected.
+std::unique_ptr<Backend> adopt_stream(base::UniqueFd socket);
 
 }  // namespace mayfly::virtio::net

@@ -46,7 +46,7 @@ class DeviceImpl final : public Device {
  public:
   DeviceImpl(const Config& config, base::EventLoop& loop, std::unique_ptr<Backend> backend)
       : config_(config),
-        port_(config.tap, std::move(backend), loop, mutex(),
+        port_(network_of(config), std::move(backend), loop, mutex(),
               {.ready = [this](bool readable, bool writable) { ready(readable, writable); },
                .link_changed = [this] { link_changed(); }}),
         rx_limiter_(config.rx_rate_limiter, Clock::now()),
@@ -430,7 +430,10 @@ bool DeviceImpl::send_checked(Header header, std::span<const std::byte> head, co
 }  // namespace
 
 Result<std::unique_ptr<Device>> Device::create(const Config& config, base::EventLoop& loop) {
-  return create(config, loop, open_tap);
+  if (config.tap.empty() == config.socket_path.empty()) {
+    return base::fail("network interface {}: needs either host_dev_name or socket_path", config.id);
+  }
+  return create(config, loop, config.tap.empty() ? open_stream : open_tap);
 }
 
 Result<std::unique_ptr<Device>> Device::create(const Config& config, base::EventLoop& loop,
@@ -443,7 +446,7 @@ Result<std::unique_ptr<Device>> Device::create(const Config& config, base::Event
     return base::fail("network interface {}: an MTU of {} is less than {}", config.id, *config.mtu,
                       kLeastMtu);
   }
-  auto backend = opener(config.tap);
+  auto backend = opener(network_of(config));
   if (!backend) return fail_because(std::move(backend).error(), "network interface {}", config.id);
   auto device = std::make_unique<DeviceImpl>(config, loop, std::move(*backend));
   TRY(device->prepare(loop));

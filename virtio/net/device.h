@@ -22,7 +22,8 @@ namespace mayfly::virtio::net {
 
 struct Config {
   std::string id;                          // iface_id
-  std::string tap;                         // host_dev_name: a tap interface that exists
+  std::string tap = {};                    // host_dev_name: a tap interface that exists
+  std::string socket_path = {};            // instead of `tap`: a stream socket, as passt listens at
   MacAddress mac{};                        // the guest's; is_station()
   std::optional<std::uint16_t> mtu = {};   // that the guest is told, kLeastMtu or more; absent: it chooses
   bool allow_spoofing = false;             // the guest may send from any MAC, not only its own
@@ -30,6 +31,11 @@ struct Config {
   RateLimiterConfig tx_rate_limiter = {};  // from the guest
   std::shared_ptr<const mmds::Service> metadata = {};  // that answers on this interface; null: none does
 };
+
+// What the network is called on the host.
+inline const std::string& network_of(const Config& config) {
+  return config.tap.empty() ? config.socket_path : config.tap;
+}
 
 inline constexpr std::uint16_t kLeastMtu = 68;
 inline constexpr std::uint16_t kQueueSize = 256;
@@ -78,7 +84,7 @@ class Device : public VirtioDevice {
   static constexpr unsigned kBatch = 64;
   static constexpr std::uint64_t kBatchBytes = 1U << 20U;
 
-  // Opens the tap. `loop` outlives the device.
+  // Opens the tap or the socket, of which there must be one. `loop` outlives the device.
   static base::Result<std::unique_ptr<Device>> create(const Config& config, base::EventLoop& loop);
   // The same on another kind of network.
   static base::Result<std::unique_ptr<Device>> create(const Config& config, base::EventLoop& loop,

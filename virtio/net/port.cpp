@@ -17,7 +17,9 @@ void Port::set_features(std::uint64_t features) {
 void Port::watch(bool readable, bool writable) {
   if (link_ == Link::kGone) return unwatch();
   std::uint32_t events = EPOLLOUT;
-  if (link_ == Link::kUp) events = (readable ? EPOLLIN : 0U) | (writable ? EPOLLOUT : 0U);
+  if (link_ == Link::kUp) {
+    events = (readable ? EPOLLIN : 0U) | (writable || backend_->unsent() ? EPOLLOUT : 0U);
+  }
   if (watched_ == events) return;
   const base::Status done =
       watched_ ? loop_.modify(backend_->fd(), events)
@@ -44,7 +46,10 @@ void Port::happened(std::uint32_t events) {
   }
   const bool writable = (events & EPOLLOUT) != 0;
   if (writable && link_ == Link::kDown) set_link(Link::kUp);
-  owner_.ready((events & EPOLLIN) != 0, writable);
+  if (writable && backend_->unsent()) {
+    if (const auto flushed = backend_->flush(); !flushed) not_written(flushed.error());
+  }
+  owner_.ready((events & EPOLLIN) != 0, writable && !backend_->unsent());
 }
 
 // ---- Frames ----
@@ -57,8 +62,12 @@ Backend::Moved Port::read(std::span<const iovec> pieces) {
 
 Backend::Moved Port::write(std::span<const iovec> pieces) {
   const Backend::Moved done = backend_->write(pieces);
-  if (done) return done;
-  switch (done.error()) {
+  if (!done) not_written(done.error());
+  return done;
+}
+
+void Port::not_written(int error) {
+  switch (error) {
     case EIO:
       fail(Link::kDown, EIO);
       break;
@@ -66,12 +75,11 @@ Backend::Moved Port::write(std::span<const iovec> pieces) {
     case EBADFD:
     case ENODEV:
     case ENXIO:
-      fail(Link::kGone, done.error());
+      fail(Link::kGone, error);
       break;
     default:
       break;  // this frame's own fault, or EAGAIN
   }
-  return done;
 }
 
 // ---- The link ----

@@ -61,6 +61,7 @@ class Port {
     kGone,  // there is no interface any more
   };
   void happened(std::uint32_t events);
+  void not_written(int error);
   void fail(Link link, int code);
   void set_link(Link link);
 

@@ -136,6 +136,8 @@ TEST_CASE("each wrong field is refused by name and value") {
       {"/network-interfaces/0/host_dev_name", 3, "expected a string, got 3"},
       {"/network-interfaces/1/iface_id", "eth0", "network-interfaces[1].iface_id: \"eth0\" is taken"},
       {"/network-interfaces/1/host_dev_name", "tap0", "\"tap0\" is taken by the interface \"eth0\""},
+      {"/network-interfaces/0/socket_path", "/s", "either this or a host_dev_name"},
+      {"/network-interfaces/0/socket_path", 3, "expected a string, got 3"},
       {"/network-interfaces/0/guest_mac", "06:00:ac:10:00", "\"06:00:ac:10:00\" is not a MAC address"},
       {"/network-interfaces/0/guest_mac", "01:00:ac:10:00:02", "multicast"},
       {"/network-interfaces/0/guest_mac", "00:00:00:00:00:00", "zero"},
@@ -223,4 +225,20 @@ TEST_CASE("an error shows no more than a line of the value") {
   json document = full();
   document["machine-config"]["vcpu_count"] = std::string(100000, 'x');
   CHECK(error_of(document).size() < 200);
+}
+
+TEST_CASE("a network interface on a socket") {
+  json document = full();
+  document.erase("mmds-config");
+  auto& interfaces = document["network-interfaces"];
+  interfaces = {{{"iface_id", "eth0"}, {"socket_path", "/s"}}};
+  const auto result = parse_configuration(document.dump());
+  REQUIRE(result.has_value());
+  CHECK(result->vm.network_interfaces[0].tap.empty());
+  CHECK(result->vm.network_interfaces[0].socket_path == "/s");
+  CHECK(result->vm.network_interfaces[0].mac == mayfly::virtio::net::default_mac("eth0", "/s"));
+  interfaces.push_back({{"iface_id", "eth1"}, {"socket_path", "/s"}});
+  CHECK(error_of(document).find("\"/s\" is taken by the interface \"eth0\"") != std::string::npos);
+  interfaces[0]["socket_path"] = "";
+  CHECK(error_of(document).find("socket_path: the path is empty") != std::string::npos);
 }

@@ -14,6 +14,7 @@ HostFacts good_machine() {
   HostFacts facts;
   facts.kvm_version = 12;
   facts.hardware = "vmx";
+  facts.root = facts.has_nft = facts.has_passt = facts.has_way_out = true;
   facts.cgroup_v2 = true;
   facts.cgroup_v2_controllers = {"cpu", "memory"};
   facts.landlock_abi = 4;
@@ -110,4 +111,27 @@ TEST_CASE("small parsers") {
 TEST_CASE("facts can be gathered anywhere") {
   const auto checks = assess(gather_facts("/nonexistent/bin"));
   CHECK(checks.size() >= 12);
+}
+
+TEST_CASE("both ways to a network are looked at, for root and for others") {
+  HostFacts facts = good_machine();
+  CHECK_THAT(named(assess(facts), "--net=tap").finding, Contains("what --net takes"));
+  facts.root = false;
+  CHECK(named(assess(facts), "--net=tap").finding == "for root only");
+  CHECK_THAT(named(assess(facts), "--net=passt").finding, Contains("what --net takes"));
+  facts.has_passt = false;
+  CHECK_THAT(named(assess(facts), "--net=passt").remedy, Contains("apt-get install passt"));
+  CHECK_THAT(named(assess(facts), "--net=tap").remedy, Contains("apt-get install passt"));
+  facts.root = true;
+  facts.tun_error = ENOENT;
+  CHECK(named(assess(facts), "--net=tap").remedy == "modprobe tun");
+  facts.has_nft = false;
+  CHECK_THAT(named(assess(facts), "--net=tap").remedy, Contains("apt-get install nftables"));
+  facts = good_machine();
+  facts.has_way_out = false;
+  for (const char* name : {"--net=tap", "--net=passt"}) {
+    CHECK(named(assess(facts), name).state == Check::State::kNote);
+    CHECK(named(assess(facts), name).finding == "no default route");
+  }
+  CHECK(can_run_linux_guests(assess(facts)));
 }

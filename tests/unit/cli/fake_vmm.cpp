@@ -24,6 +24,7 @@
 #include "base/agent_protocol.h"
 #include "base/file.h"
 #include "base/timeline.h"
+#include "virtio/net/backend.h"
 
 namespace {
 
@@ -257,6 +258,18 @@ void started() {
   ::_exit(1);
 }
 
+// Plugs into the network that it is told of, and lets it be.
+std::unique_ptr<mayfly::virtio::net::Backend> plug_in(const nlohmann::json& configuration) {
+  if (!configuration.contains("network-interfaces")) return nullptr;
+  const auto& interface = configuration["network-interfaces"][0];
+  auto network = interface.contains("host_dev_name")
+                     ? mayfly::virtio::net::open_tap(interface["host_dev_name"])
+                     : mayfly::virtio::net::open_stream(interface["socket_path"]);
+  if (network) return std::move(*network);
+  std::fprintf(stderr, "mayfly-vmm: %s\n", network.error().message.c_str());
+  ::_exit(1);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -269,6 +282,7 @@ int main(int argc, char** argv) {
   if (!text) die("configuration");
   const auto configuration = nlohmann::json::parse(*text);
   vsock_path = configuration["vsock"]["uds_path"];
+  const auto network = plug_in(configuration);
   const std::string kernel = configuration["boot-source"]["kernel_image_path"];
   timeline::mark("kvm");
   timeline::mark("kernel_loaded");

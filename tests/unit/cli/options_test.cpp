@@ -115,3 +115,22 @@ TEST_CASE("help teaches") {
   CHECK_THAT(help->help, Contains("--timing[=json]"));
   CHECK_THAT(std::string(main_help()), Contains("image build"));
 }
+
+TEST_CASE("--net, --publish and --dns") {
+  CHECK(parsed({"true"}).network == NetworkMode::kNone);
+  CHECK(parsed({"--net", "true"}).network == NetworkMode::kAuto);
+  CHECK(parsed({"--net", "true"}).command == Words{"true"});
+  CHECK(parsed({"--net=tap", "true"}).network == NetworkMode::kTap);
+  CHECK(parsed({"--net=passt", "true"}).network == NetworkMode::kPasst);
+  const RunOptions options =
+      parsed({"-p", "8080:80", "--publish", "127.0.0.1:5353:53/udp", "--dns", "192.0.2.1", "true"});
+  CHECK(options.network == NetworkMode::kAuto);
+  REQUIRE(options.publishes.size() == 2);
+  CHECK(options.publishes[1].udp);
+  CHECK(options.nameservers == std::vector{*parse_ipv4("192.0.2.1")});
+  CHECK(error_of({"--net=bridge", "true"}).find("auto, tap or passt") != std::string::npos);
+  CHECK(error_of({"-p", "80", "true"}).find("[ADDRESS:]HOST:GUEST") != std::string::npos);
+  CHECK(error_of({"-p", "80:1", "-p", "127.0.0.1:80:2", "true"}).find("the same port") != std::string::npos);
+  CHECK(error_of({"--dns", "127.0.0.53", "true"}).find("--dns: 127.0.0.53") != std::string::npos);
+  CHECK(error_of({"--dns", "example.com", "true"}).find("--dns: example.com") != std::string::npos);
+}

@@ -48,7 +48,8 @@ TEST_CASE("the configuration says what the options say") {
   RunOptions options;
   options.cpus = 2;
   options.memory_mib = 256;
-  const auto text = vmm_configuration(options, {.vmm = "v", .kernel = "/k", .rootfs = "/r"}, "/run/x/vsock");
+  const auto text =
+      vmm_configuration(options, {.vmm = "v", .kernel = "/k", .rootfs = "/r"}, "/run/x/vsock", nullptr);
   REQUIRE(text.has_value());
   const auto json = nlohmann::json::parse(*text);
   CHECK(json["boot-source"]["kernel_image_path"] == "/k");
@@ -67,19 +68,19 @@ TEST_CASE("only --writable attaches the image for writing") {
   RunOptions options;
   const auto read_only = [&](RootMode mode) {
     options.root_mode = mode;
-    const auto text = vmm_configuration(options, {.vmm = "v", .kernel = "/k", .rootfs = "/r"}, "/v");
+    const auto text = vmm_configuration(options, {.vmm = "v", .kernel = "/k", .rootfs = "/r"}, "/v", nullptr);
     return nlohmann::json::parse(*text)["drives"][0]["is_read_only"].get<bool>();
   };
   CHECK(read_only(RootMode::kScratch));
-  CHECK_THAT(boot_arguments(options), EndsWith(" -- scratch session"));
+  CHECK_THAT(boot_arguments(options, nullptr), EndsWith(" -- scratch session"));
   CHECK(read_only(RootMode::kReadOnly));
-  CHECK_THAT(boot_arguments(options), EndsWith(" -- readonly session"));
+  CHECK_THAT(boot_arguments(options, nullptr), EndsWith(" -- readonly session"));
   CHECK(!read_only(RootMode::kWritable));
-  CHECK_THAT(boot_arguments(options), EndsWith(" -- writable session"));
+  CHECK_THAT(boot_arguments(options, nullptr), EndsWith(" -- writable session"));
 }
 
 TEST_CASE("a path that JSON cannot hold is refused") {
-  CHECK(!vmm_configuration({}, {.vmm = "v", .kernel = "/k\xff", .rootfs = "/r"}, "/v"));
+  CHECK(!vmm_configuration({}, {.vmm = "v", .kernel = "/k\xff", .rootfs = "/r"}, "/v", nullptr));
 }
 
 TEST_CASE("artifacts are found from the build tree, and by --cpus") {

@@ -45,7 +45,7 @@ TEST_CASE("network interfaces count as devices, and share nothing") {
   config.network_interfaces[1].id = "eth0";
   CHECK(check(config).error().message == "two network interfaces have the iface_id eth0");
   config.network_interfaces[1] = {.id = "eth1", .tap = "tap0"};
-  CHECK(check(config).error().message.find("host_dev_name tap0") != std::string::npos);
+  CHECK(check(config).error().message.find("both on tap0") != std::string::npos);
   config.network_interfaces[1].tap = "tap1";
   for (int i = 0; i < 17; ++i) config.drives.push_back(drive("d"));
   CHECK(check(config));

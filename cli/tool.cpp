@@ -1,4 +1,4 @@
-#include "cli/image_tool.h"
+#include "cli/tool.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -24,7 +24,7 @@ using base::UniqueFd;
 
 constexpr std::size_t kLongestReport = 64U << 10U;
 
-std::string find_tool(const std::string& name) {
+std::string locate(const std::string& name) {
   const char* const variable = std::getenv("PATH");
   std::string path = variable != nullptr ? variable : "/usr/bin:/bin";
   path += ":/usr/sbin:/sbin";  // often not in the PATH of people who are not root
@@ -40,6 +40,8 @@ std::string find_tool(const std::string& name) {
 
 const char* package_of(std::string_view tool) {
   if (tool == "mke2fs" || tool == "debugfs") return "e2fsprogs";
+  if (tool == "nft") return "nftables";
+  if (tool == "passt") return "passt";
   return tool == "tar" ? "tar" : "fakeroot";
 }
 
@@ -61,10 +63,7 @@ std::vector<std::string> full_environment(const std::vector<std::string>& extra)
 }
 
 Result<pid_t> spawn(const Tool& tool, const UniqueFd& report, const HeldSignals& signals) {
-  const std::string file = find_tool(tool.words.front());
-  if (file.empty()) {
-    return fail("{} is missing: apt-get install {}", tool.words.front(), package_of(tool.words.front()));
-  }
+  const std::string file = TRY(find_tool(tool.words.front()));
   std::vector<std::string> words = tool.words;
   std::vector<std::string> environment = full_environment(tool.environment);
   posix_spawn_file_actions_t files;
@@ -72,7 +71,11 @@ Result<pid_t> spawn(const Tool& tool, const UniqueFd& report, const HeldSignals&
   ::posix_spawn_file_actions_init(&files);
   ::posix_spawnattr_init(&attributes);
   if (!tool.reads_stdin) ::posix_spawn_file_actions_addopen(&files, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-  ::posix_spawn_file_actions_addopen(&files, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
+  if (tool.returns_output) {
+    ::posix_spawn_file_actions_adddup2(&files, report.get(), STDOUT_FILENO);
+  } else {
+    ::posix_spawn_file_actions_addopen(&files, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
+  }
   ::posix_spawn_file_actions_adddup2(&files, report.get(), STDERR_FILENO);
   ::posix_spawnattr_setsigmask(&attributes, &signals.before());
   ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
@@ -126,7 +129,13 @@ bool HeldSignals::stop_asked() {
 }
 
 bool has_tool(const std::string& name) {
-  return !find_tool(name).empty();
+  return !locate(name).empty();
+}
+
+Result<std::string> find_tool(const std::string& name) {
+  std::string file = locate(name);
+  if (file.empty()) return fail("{} is missing: apt-get install {}", name, package_of(name));
+  return file;
 }
 
 Result<std::string> run_tool(const Tool& tool, const HeldSignals& signals) {

@@ -1,4 +1,4 @@
-// Runs the programs that make images.
+// Runs programs of the host that do part of our work, and finds them.
 #pragma once
 
 #include <csignal>
@@ -30,13 +30,16 @@ struct Tool {
       words;  // the program, looked up in PATH and in /usr/sbin and /sbin, and its arguments
   std::vector<std::string> environment;  // NAME=VALUE, besides ours
   bool reads_stdin = false;
+  bool returns_output = false;
 };
 
 // Whether there is such a program.
 bool has_tool(const std::string& name);
+// Where it is; the error names the Debian package that has it.
+base::Result<std::string> find_tool(const std::string& name);
 
-// Runs it to its end with nothing to be seen of it. What it said on standard error is returned; an exit
-// status other than 0 is an error with the first line of that.
+// Runs it to its end with nothing to be seen of it. What it said on standard error is returned, and with
+// `returns_output` what it printed; an exit status other than 0 is an error with the first line of that.
 base::Result<std::string> run_tool(const Tool& tool, const HeldSignals& signals);
 
 }  // namespace mayfly::cli
