@@ -249,6 +249,20 @@ Result<base::log::Options> parse_logger(const json& object) {
   return options;
 }
 
+Result<MetricsConfig> parse_metrics(const json& object) {
+  Fields fields = TRY(Fields::of(object, "metrics"));
+  MetricsConfig metrics;
+  metrics.path = TRY(fields.text("metrics_path"));
+  if (metrics.path.empty()) return fail("{}: the path is empty", fields.path_of("metrics_path"));
+  metrics.emit_id = TRY(fields.flag_or("emit_id", false));
+  if (const json* properties = fields.find("properties")) {
+    Fields texts = TRY(Fields::of(*properties, fields.path_of("properties")));
+    for (const auto& [name, value] : properties->items()) metrics.properties[name] = TRY(texts.text(name));
+  }
+  TRY(fields.finish());
+  return metrics;
+}
+
 }  // namespace
 
 Result<Configuration> parse_configuration(std::string_view text) {
@@ -271,7 +285,7 @@ Result<Configuration> parse_configuration(std::string_view text) {
   if (const json* mmds = fields.find("mmds-config")) {
     configuration.vm.mmds = TRY(parse_mmds_config(*mmds, configuration.vm.network_interfaces));
   }
-  TRY(fields.refuse("metrics", "not supported"));
+  if (const json* metrics = fields.find("metrics")) configuration.metrics = TRY(parse_metrics(*metrics));
   TRY(fields.finish());
   return configuration;
 }

@@ -4,6 +4,7 @@
 #include <optional>
 #include <string_view>
 
+#include "api/metrics.h"
 #include "base/log.h"
 #include "base/result.h"
 #include "vmm/config.h"
@@ -13,9 +14,11 @@ namespace mayfly::api {
 struct Configuration {
   vmm::VmConfig vm;
   std::optional<base::log::Options> logger;
+  std::optional<MetricsConfig> metrics;
 };
 
-// Keys: boot-source, machine-config, drives, network-interfaces, vsock, logger, mmds-config. Errors name the
+// Keys: boot-source, machine-config, drives, network-interfaces, vsock, logger, metrics,
+// mmds-config. Errors name the
 // field and the value. Pure: opens nothing.
 base::Result<Configuration> parse_configuration(std::string_view text);
 

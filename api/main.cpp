@@ -56,6 +56,7 @@ struct Options {
   std::string id = "anonymous-instance";
   std::string log_path;
   std::string level;
+  std::string metrics_path;
   bool show_level = false;
   bool no_api = false;
   bool boot_timer = false;
@@ -84,6 +85,9 @@ std::optional<int> parse_command_line(int argc, char** argv, Options& options) {
                "Log the boot time when the guest writes 123 to 0xc0000000");
   app.add_option("--log-path", options.log_path, "Log to this file or FIFO")->type_name("FILE");
   app.add_option("--level", options.level, "Off, Error, Warning, Info, Debug or Trace")->type_name("LEVEL");
+  app.add_option("--metrics-path", options.metrics_path,
+                 "Write the metrics to this file or FIFO: a JSON object a line, every minute and at the end")
+      ->type_name("FILE");
   app.add_flag("--show-level", options.show_level, "Put the level into each line of the log");
   app.add_option("--timing-fd", options.timing_fd,
                  "Write \"PHASE NANOSECONDS\" lines of the start to this descriptor")
@@ -142,6 +146,22 @@ Result<std::shared_ptr<mmds::Store>> load_metadata(const Options& options) {
   return store;
 }
 
+// The flag wins over the file's metrics section. Nothing: none are wanted.
+Result<std::unique_ptr<api::MetricsReporter>> report_metrics(const Options& options,
+                                                             const api::Configuration& configuration,
+                                                             base::EventLoop& loop, vmm::Machine& machine) {
+  std::optional<api::MetricsConfig> metrics = configuration.metrics;
+  if (!options.metrics_path.empty()) {
+    if (!metrics) metrics.emplace();
+    metrics->path = options.metrics_path;
+  }
+  if (!metrics) return nullptr;
+  auto reporter = api::MetricsReporter::create(*metrics, options.id, loop,
+                                               [&machine] { return machine.metric_groups(); });
+  if (!reporter) return base::fail_because(std::move(reporter).error(), "the metrics");
+  return reporter;
+}
+
 struct Outcome {
   int status = 0;
   int signal = 0;  // ended by this signal instead
@@ -180,8 +200,10 @@ Result<Outcome> run(const Options& options) {
     }
     loop->stop();
   }));
+  const auto metrics = TRY(report_metrics(options, configuration, *loop, *machine));
   TRY(machine->start());
   TRY(loop->run());
+  if (metrics) metrics->flush();
   return outcome;
 }
 

@@ -16,6 +16,14 @@ Result<UniqueFd> open_file(const std::string& path, int flags, unsigned mode) {
   return fd;
 }
 
+Result<UniqueFd> open_to_append(const std::string& path) {
+  // A FIFO is opened read-write, so that this neither waits for its reader nor fails without one.
+  struct stat what {};
+  const bool fifo = ::stat(path.c_str(), &what) == 0 && S_ISFIFO(what.st_mode);
+  const int access = fifo ? O_RDWR : O_WRONLY | O_CREAT | O_APPEND;
+  return open_file(path, access | O_NONBLOCK | O_NOCTTY);
+}
+
 Result<std::string> read_file(const std::string& path, std::size_t limit) {
   const UniqueFd fd = TRY(open_file(path, O_RDONLY));
   std::string content;

@@ -15,6 +15,10 @@ namespace mayfly::base {
 // open(2) with O_CLOEXEC; the error names the path.
 Result<UniqueFd> open_file(const std::string& path, int flags, unsigned mode = 0600);
 
+// What lines are added to without ever waiting: a file (made if missing, appended to) or a FIFO (opened
+// without a reader, which may come later). The descriptor does not block; the error names the path.
+Result<UniqueFd> open_to_append(const std::string& path);
+
 // All bytes of a file of at most `limit` bytes.
 Result<std::string> read_file(const std::string& path, std::size_t limit = 16U << 20U);
 

@@ -1,9 +1,7 @@
 #include "base/log.h"
 
-#include <fcntl.h>
 #include <poll.h>
 #include <strings.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
@@ -11,6 +9,7 @@
 #include <ctime>
 #include <mutex>
 
+#include "base/file.h"
 #include "base/unique_fd.h"
 
 namespace mayfly::base::log {
@@ -80,12 +79,9 @@ std::string_view level_name(Level level) {
 Status configure(const Options& options) {
   UniqueFd file;
   if (!options.path.empty()) {
-    // Read-write, so that opening a FIFO neither waits for its reader nor fails without one.
-    struct stat what {};
-    const bool fifo = ::stat(options.path.c_str(), &what) == 0 && S_ISFIFO(what.st_mode);
-    const int access = fifo ? O_RDWR : O_WRONLY | O_CREAT | O_APPEND;
-    file.reset(::open(options.path.c_str(), access | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0600));
-    if (!file.valid()) return fail_errno(errno, "open the log file {}", options.path);
+    auto opened = open_to_append(options.path);
+    if (!opened) return fail_because(std::move(opened).error(), "the log file");
+    file = std::move(*opened);
   }
   Sink& to = sink();
   const std::lock_guard lock(to.mutex);

@@ -2,6 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
+
+#include "base/metric.h"
 
 namespace mayfly::mmds {
 
@@ -22,5 +25,8 @@ struct Metrics {
   std::uint64_t rx_invalid_token = 0;  // GET requests with a token that is none, or not any more
   std::uint64_t rx_no_token = 0;       // GET requests without one; both count with version 1, too
 };
+
+// By name, in a fixed order.
+std::vector<base::Metric> list(const Metrics& metrics);
 
 }  // namespace mayfly::mmds

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/guest_memory.h"
+#include "base/metric.h"
 #include "base/result.h"
 #include "virtio/queue.h"
 
@@ -77,6 +78,8 @@ class VirtioDevice {
   // Waits until no work that was begun earlier touches guest memory any more; what that work completes is
   // announced. The device stays active: the machine pauses.
   virtual void quiesce() {}
+  // What it counted. Its first group is its own, to which the transport adds.
+  [[nodiscard]] virtual std::vector<base::MetricGroup> metric_groups() const = 0;
 
   [[nodiscard]] std::mutex& mutex() { return mutex_; }
 

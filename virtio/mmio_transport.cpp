@@ -454,6 +454,22 @@ MmioTransport::Metrics MmioTransport::metrics() {
   return metrics_;
 }
 
+std::vector<base::MetricGroup> MmioTransport::metric_groups() {
+  const std::lock_guard lock(device_.mutex());
+  std::vector<base::MetricGroup> groups = device_.metric_groups();
+  std::vector<base::Metric>& own = groups.front().metrics;
+  own.insert(own.end(), {{"queue_event_count", metrics_.notifications},
+                         {"stray_queue_event_count", metrics_.stray_notifications},
+                         {"interrupt_count", metrics_.interrupts},
+                         {"activate_count", metrics_.activations},
+                         {"reset_count", metrics_.resets},
+                         {"needs_reset_count", metrics_.device_errors},
+                         {"bad_register_access_count", metrics_.bad_accesses},
+                         {"illegal_status_count", metrics_.illegal_transitions},
+                         {"refused_features_count", metrics_.refused_features}});
+  return groups;
+}
+
 MmioTransport::State MmioTransport::save() {
   const std::lock_guard lock(device_.mutex());
   return state_;

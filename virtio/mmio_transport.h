@@ -91,6 +91,8 @@ class MmioTransport final : public Interrupt {
   [[nodiscard]] VirtioDevice& device() { return device_; }
 
   [[nodiscard]] Metrics metrics();
+  // The device's, with those of the transport in its first group.
+  [[nodiscard]] std::vector<base::MetricGroup> metric_groups();
   [[nodiscard]] State save();
   // On a fresh transport: takes the registers over and, where the driver was running, activates the device
   // with its queues at `queue_states` (by queue index, from the device's own state). An error: the state does

@@ -88,6 +88,7 @@ class KvmMachine final : public Machine {
   Status resume() override;
   Status send_ctrl_alt_del() override;
   [[nodiscard]] State state() const override { return state_; }
+  [[nodiscard]] std::vector<base::MetricGroup> metric_groups() override;
 
   // The steps of create(), in their order.
   Status set_up_vm();
@@ -263,6 +264,14 @@ Status KvmMachine::send_ctrl_alt_del() {
     return fail("the guest has not read the keys that were pressed before");
   }
   return {};
+}
+
+std::vector<base::MetricGroup> KvmMachine::metric_groups() {
+  std::vector<base::MetricGroup> all;
+  for (const auto& slot : slots_) {
+    for (base::MetricGroup& group : slot->metric_groups()) all.push_back(std::move(group));
+  }
+  return all;
 }
 
 // Guest memory is touched by doorbells and by what devices watch on the host; both are handlers on the loop,

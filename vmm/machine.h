@@ -5,8 +5,10 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/event_loop.h"
+#include "base/metric.h"
 #include "base/result.h"
 #include "vmm/config.h"
 
@@ -44,6 +46,8 @@ class Machine {
   // Presses the keys on the i8042's keyboard; what follows is the guest's affair.
   virtual base::Status send_ctrl_alt_del() = 0;
   [[nodiscard]] virtual State state() const = 0;
+  // What the devices counted, in the order of their addresses.
+  [[nodiscard]] virtual std::vector<base::MetricGroup> metric_groups() = 0;
 };
 
 }  // namespace mayfly::vmm

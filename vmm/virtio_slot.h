@@ -35,6 +35,9 @@ class VirtioSlot final : public BusDevice {
   void hold();
   base::Status release();
 
+  // What device and transport counted. On the loop's thread.
+  [[nodiscard]] std::vector<base::MetricGroup> metric_groups() { return transport_.metric_groups(); }
+
  private:
   VirtioSlot(std::unique_ptr<virtio::VirtioDevice> device, IrqLine irq, const base::GuestMemory& memory,
              base::EventLoop& loop);

@@ -85,11 +85,17 @@ boot() {
   {"drive_id": "data", "is_root_device": false, "path_on_host": "$work/data", "cache_type": "Writeback", "io_engine": "$engine"},
   {"drive_id": "raw", "is_root_device": false, "path_on_host": "$work/raw", "io_engine": "$engine"}]}
 END
-  timeout -k 5 "$deadline" "$vmm" --no-api --config-file "$work/config.json" >"$work/console" 2>"$work/err" </dev/null || status=$?
+  rm -f "$work/metrics"
+  timeout -k 5 "$deadline" "$vmm" --no-api --config-file "$work/config.json" --metrics-path "$work/metrics" >"$work/console" 2>"$work/err" </dev/null || status=$?
   tr -d '\r' <"$work/console" >"$work/out"
   expect "exit status" 0 "$status" && expect "the job" done "$(said job)" && return 0
   sed 's/^/      /' "$work/out" "$work/err"
   return 1
+}
+
+# counted DEVICE METRIC: what the machine counted by its end.
+counted() {
+  python3 -c 'import json, sys; print(json.loads(open(sys.argv[1]).read())[sys.argv[2]][sys.argv[3]])' "$work/metrics" "$@"
 }
 
 # said NAME: what the guest said.
@@ -130,7 +136,11 @@ END
     expect "read back" "$wanted" "$(said again)" &&
     expect "read back in sectors" "$wanted" "$(said small)" &&
     expect "on the host" "$wanted" "$(head -c $((200 * 65536)) "$work/raw" | sha256sum | cut -c1-64)" &&
-    expect "the other drive" "$(sha256sum <"$work/fixed" | cut -c1-64)" "$(said fixed)"
+    expect "the other drive" "$(sha256sum <"$work/fixed" | cut -c1-64)" "$(said fixed)" &&
+    expect "bytes written, by the metrics" $((200 * 65536)) "$(counted block_raw write_bytes)" &&
+    expect "bytes written to any drive" $((200 * 65536)) "$(counted block write_bytes)" &&
+    at_least "bytes read" $((4 << 20)) "$(counted block_fixed read_bytes)" &&
+    expect "requests that are wrong" 0 "$(counted block invalid_reqs_count)"
 }
 test_written_and_read() { each_engine written_and_read; }
 

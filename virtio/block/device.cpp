@@ -76,6 +76,9 @@ class DeviceImpl final : public Device, private Completions {
   base::Status update(const std::string& path) override;
   void update(const RateLimiterConfig& limiter) override;
   [[nodiscard]] Metrics metrics() const override { return requests_.metrics(); }
+  [[nodiscard]] std::vector<base::MetricGroup> metric_groups() const override {
+    return {{"block_" + config_.id, list(metrics())}};
+  }
   [[nodiscard]] State save() const override;
 
  private:

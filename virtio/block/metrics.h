@@ -2,6 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
+
+#include "base/metric.h"
 
 namespace mayfly::virtio::block {
 
@@ -29,5 +32,8 @@ struct Metrics {
   std::uint64_t throttled = 0;  // how often requests had to wait for the rate limiter
   std::uint64_t updates = 0;    // of the backing file or its size
 };
+
+// By name, in a fixed order.
+std::vector<base::Metric> list(const Metrics& metrics);
 
 }  // namespace mayfly::virtio::block

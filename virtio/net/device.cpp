@@ -95,6 +95,11 @@ class DeviceImpl final : public Device {
   [[nodiscard]] mmds::Metrics metadata_metrics() const override {
     return metadata_ ? metadata_->metrics() : mmds::Metrics{};
   }
+  [[nodiscard]] std::vector<base::MetricGroup> metric_groups() const override {
+    std::vector<base::MetricGroup> groups{{"net_" + config_.id, list(metrics_)}};
+    if (metadata_) groups.push_back({"mmds", mmds::list(metadata_->metrics())});
+    return groups;
+  }
   [[nodiscard]] State save() const override {
     if (!active_) return {};
     return {.rx = active_->buffers.rewind(active_->rx.save()), .tx = active_->tx.save()};

@@ -74,6 +74,9 @@ class SocketDevice final : public Device {
   void queue_notified(std::uint16_t index) override;
   void reset() override;
 
+  [[nodiscard]] std::vector<base::MetricGroup> metric_groups() const override {
+    return {{"vsock", list(counters_)}};
+  }
   [[nodiscard]] State save() const override {
     return {.guest_cid = config_.guest_cid, .uds_path = config_.uds_path, .counters = counters_};
   }

@@ -3,6 +3,9 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
+
+#include "base/metric.h"
 
 namespace mayfly::virtio::vsock {
 
@@ -26,6 +29,9 @@ struct Counters {
   std::uint64_t short_chains = 0;         // receive buffers too small for a packet, returned empty
   std::uint64_t queue_errors = 0;         // malformed queues: the device needed a reset
 };
+
+// By name, in a fixed order.
+std::vector<base::Metric> list(const Counters& counters);
 
 // Connections do not outlive a snapshot: their other ends are programs on this host.
 struct State {

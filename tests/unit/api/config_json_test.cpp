@@ -27,6 +27,7 @@ json full() {
     ],
     "vsock": {"guest_cid": 3, "uds_path": "/v", "vsock_id": "old"},
     "mmds-config": {"network_interfaces": ["eth1", "eth0"], "version": "V2", "ipv4_address": "169.254.170.2", "imds_compat": true},
+    "metrics": {"metrics_path": "/x", "emit_id": true, "properties": {"zone": "a"}},
     "logger": {"log_path": "/l", "level": "debug", "show_level": true, "show_log_origin": true}
   })");
 }
@@ -43,6 +44,10 @@ TEST_CASE("a whole configuration file is read") {
   const auto result = parse_configuration(full().dump());
   REQUIRE(result.has_value());
   const Configuration& c = *result;
+  REQUIRE(c.metrics);
+  CHECK(c.metrics->path == "/x");
+  CHECK(c.metrics->emit_id);
+  CHECK(c.metrics->properties == std::map<std::string, std::string>{{"zone", "a"}});
   CHECK(c.vm.boot.kernel_image_path == "/k");
   CHECK_FALSE(c.vm.boot.initrd_path.has_value());
   CHECK(c.vm.boot.boot_args == "a b");
@@ -168,7 +173,10 @@ TEST_CASE("each wrong field is refused by name and value") {
       {"/mmds-config/ipv4_address", "169.254.169", "\"169.254.169\""},
       {"/mmds-config/imds_compat", "yes", "true or false"},
       {"/mmds-config/colour", "red", "mmds-config.colour: unknown field"},
-      {"/metrics", {{"metrics_path", "/m"}}, "metrics"},
+      {"/metrics", {{"metrics_path", ""}}, "metrics.metrics_path"},
+      {"/metrics", {{"emit_id", true}}, "metrics.metrics_path"},
+      {"/metrics", {{"metrics_path", "/m"}, {"properties", {{"a", 1}}}}, "metrics.properties.a"},
+      {"/metrics", {{"metrics_path", "/m"}, {"every", 1}}, "metrics.every"},
       {"/bogus", 1, "configuration.bogus: unknown field"},
   };
   for (const Case& c : cases) {

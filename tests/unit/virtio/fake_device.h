@@ -49,6 +49,8 @@ class FakeDevice : public virtio::VirtioDevice {
     active.reset();
   }
 
+  [[nodiscard]] std::vector<base::MetricGroup> metric_groups() const override { return {{"fake", {}}}; }
+
   void tell_config_changed() {
     const std::lock_guard lock(mutex());
     transport()->config_changed();
