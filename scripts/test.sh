@@ -75,7 +75,9 @@ side_by_side() {
 fuzz() {
   local name
   name=$(basename "$1")
-  mkdir -p "build/fuzz/corpus/$name"
+  if [ ! -d "build/fuzz/corpus/$name" ]; then
+    mkdir -p "build/fuzz/corpus/$name" && tar -xJf "tests/fuzz/corpus/$name.tar.xz" -C "build/fuzz/corpus/$name" || return 1
+  fi
   if "$1" -max_total_time="${MAYFLY_FUZZ_SECONDS:-20}" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
     -artifact_prefix="build/fuzz/$name-" "build/fuzz/corpus/$name"; then
     echo "1 passed, 0 failed"
@@ -124,7 +126,7 @@ for name in "${suites[@]}"; do
       suite "Tests: tsan" ctest_preset tsan "${threaded_tests[@]}"
       ;;
     fuzz)
-      need_packages clang-19 libclang-rt-19-dev || exit 1
+      need_packages clang-19 libclang-rt-19-dev xz-utils || exit 1
       step "Build: fuzz" build_preset fuzz fuzzers || { failed=$((failed + 1)); continue; }
       suite "Fuzzers" fuzz_suite
       ;;
