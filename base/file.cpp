@@ -8,6 +8,8 @@
 #include <cerrno>
 #include <climits>
 
+#include "base/draft.h"
+
 namespace mayfly::base {
 
 Result<UniqueFd> open_file(const std::string& path, int flags, unsigned mode) {
@@ -67,18 +69,14 @@ Status write_all(int fd, std::string_view text) {
 }
 
 Status write_file_atomically(const std::string& path, std::string_view content, unsigned mode) {
-  std::string temporary = path + ".XXXXXX";
-  UniqueFd fd(::mkostemp(temporary.data(), O_CLOEXEC));
-  if (!fd.valid()) return fail_errno(errno, "create a temporary file for {}", path);
-  Status written = write_all(fd.get(), content);
-  if (written && (::fchmod(fd.get(), mode) < 0 || ::fsync(fd.get()) < 0 ||
-                  ::rename(temporary.c_str(), path.c_str()) < 0)) {
-    written = fail_errno(errno, "finish writing");
-  }
-  if (!written) {
-    ::unlink(temporary.c_str());
-    return fail_because(std::move(written).error(), "write {}", path);
-  }
+  const auto write = [&]() -> Status {
+    Draft draft = TRY(Draft::create(path));
+    TRY(write_all(draft.fd(), content));
+    if (::fchmod(draft.fd(), mode) < 0) return fail_errno(errno, "set its mode");
+    return draft.publish(Draft::Over::kAFile);
+  };
+  Status written = write();
+  if (!written) return fail_because(std::move(written).error(), "write {}", path);
   return {};
 }
 

@@ -13,12 +13,14 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "base/draft.h"
 #include "base/file.h"
 #include "cli/tool.h"
 #include "virtio/block/overlay/flatten.h"
 
 namespace mayfly::cli {
 
+using base::Draft;
 using base::fail;
 using base::fail_because;
 using base::fail_errno;
@@ -79,49 +81,19 @@ class ProgressLine {
   Clock::time_point next_ = start_ + std::chrono::seconds(2);
 };
 
-// The image in the making, beside its place; gone with this object unless it got there.
-class Draft {
- public:
-  static Result<Draft> create(const std::string& output) {
-    std::string name = output + ".XXXXXX";
-    UniqueFd fd(::mkostemp(name.data(), O_CLOEXEC));
-    if (!fd.valid()) return fail_errno(errno, "make {}", output);
-    return Draft(std::move(fd), std::move(name));
+// Everything on stable storage, then the name.
+Result<struct stat> finish(Draft& image, const FlattenRequest& request) {
+  struct stat made {};
+  // As files that people make, whom their umask suits.
+  const mode_t mask = ::umask(0);
+  ::umask(mask);
+  if (::fchmod(image.fd(), 0666 & ~mask) < 0 || ::fstat(image.fd(), &made) < 0) {
+    return fail_errno(errno, "write {}", request.output);
   }
-  ~Draft() {
-    if (!name_.empty()) ::unlink(name_.c_str());
-  }
-  Draft(Draft&& other) noexcept : fd_(std::move(other.fd_)), name_(std::exchange(other.name_, {})) {}
-  Draft(const Draft&) = delete;
-  Draft& operator=(const Draft&) = delete;
-  Draft& operator=(Draft&&) = delete;
-
-  [[nodiscard]] int fd() const { return fd_.get(); }
-  // Everything on stable storage, then the name.
-  Result<struct stat> finish(const FlattenRequest& request) {
-    struct stat made {};
-    // As files that people make, whom their umask suits.
-    const mode_t mask = ::umask(0);
-    ::umask(mask);
-    if (::fchmod(fd(), 0666 & ~mask) < 0 || ::fsync(fd()) < 0 || ::fstat(fd(), &made) < 0) {
-      return fail_errno(errno, "write {}", request.output);
-    }
-    if (HeldSignals::stop_asked()) return fail("interrupted");
-    const unsigned how = request.replace ? 0 : RENAME_NOREPLACE;
-    int result = ::renameat2(AT_FDCWD, name_.c_str(), AT_FDCWD, request.output.c_str(), how);
-    const bool renamed = result == 0;
-    // A file system that lacks RENAME_NOREPLACE.
-    if (!renamed && errno == EINVAL) result = ::link(name_.c_str(), request.output.c_str());
-    if (result < 0) return fail_errno(errno, "write {}", request.output);
-    if (renamed) name_.clear();
-    return made;
-  }
-
- private:
-  Draft(UniqueFd fd, std::string name) : fd_(std::move(fd)), name_(std::move(name)) {}
-  UniqueFd fd_;
-  std::string name_;
-};
+  if (HeldSignals::stop_asked()) return fail("interrupted");
+  TRY(image.publish(request.replace ? Draft::Over::kAFile : Draft::Over::kNothing));
+  return made;
+}
 
 Status check_output(const FlattenRequest& request, const Overlay& overlay) {
   struct stat found {};
@@ -196,7 +168,7 @@ Result<FlattenSummary> flatten(const FlattenRequest& request) {
     if (!written && HeldSignals::stop_asked()) return fail("interrupted");
     if (!written) return fail_because(std::move(written).error(), "write {}", request.output);
   }
-  const struct stat made = TRY(draft.finish(request));
+  const struct stat made = TRY(finish(draft, request));
   return FlattenSummary{.size_bytes = static_cast<std::uint64_t>(made.st_size),
                         .disk_bytes = static_cast<std::uint64_t>(made.st_blocks) * 512};
 }

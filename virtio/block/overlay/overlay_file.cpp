@@ -10,12 +10,14 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "base/draft.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "virtio/block/request.h"
 
 namespace mayfly::virtio::block::overlay {
 
+using base::Draft;
 using base::fail;
 using base::fail_because;
 using base::fail_errno;
@@ -177,43 +179,6 @@ Result<std::unique_ptr<Overlay>> open_existing(const std::string& path, const st
 
 // ---- A new one ----
 
-// A file that is gone with this object, unless it got its name.
-class Draft {
- public:
-  static Result<Draft> create(const std::string& path) {
-    std::string name = path + ".XXXXXX";
-    UniqueFd fd(::mkostemp(name.data(), O_CLOEXEC));
-    if (!fd.valid()) return fail_errno(errno, "make the overlay {}", path);
-    return Draft(std::move(fd), std::move(name));
-  }
-  ~Draft() {
-    if (!name_.empty()) ::unlink(name_.c_str());
-  }
-  Draft(Draft&& other) noexcept : fd_(std::move(other.fd_)), name_(std::exchange(other.name_, {})) {}
-  Draft(const Draft&) = delete;
-  Draft& operator=(const Draft&) = delete;
-  Draft& operator=(Draft&&) = delete;
-
-  [[nodiscard]] int fd() const { return fd_.get(); }
-  // Never in another's place: EEXIST.
-  Status name(const std::string& path) {
-    int result = ::renameat2(AT_FDCWD, name_.c_str(), AT_FDCWD, path.c_str(), RENAME_NOREPLACE);
-    if (result == 0) {
-      name_.clear();
-      return {};
-    }
-    // A file system that lacks it; the name in the making goes with this object.
-    if (errno == EINVAL) result = ::link(name_.c_str(), path.c_str());
-    if (result < 0) return fail_errno(errno, "make the overlay {}", path);
-    return {};
-  }
-
- private:
-  Draft(UniqueFd fd, std::string name) : fd_(std::move(fd)), name_(std::move(name)) {}
-  UniqueFd fd_;
-  std::string name_;
-};
-
 Status sync_folder_of(const std::string& path) {
   const std::string folder = fs::path(path).parent_path();
   const UniqueFd fd = TRY(base::open_file(folder.empty() ? "." : folder, O_RDONLY | O_DIRECTORY));
@@ -233,7 +198,6 @@ Status write_draft(const Draft& draft, const Description& description) {
   }
   const HeaderBytes header = encode(description);
   TRY(base::write_all(draft.fd(), header));
-  if (::fsync(draft.fd()) < 0) return fail_errno(errno, "write it to stable storage");
   return {};
 }
 
@@ -252,11 +216,14 @@ Status create(const std::string& path, const std::string& base_path, const BaseI
   if (auto checked = check(description); !checked) {
     return fail_because(std::move(checked).error(), "make the overlay {}", path);
   }
-  Draft draft = TRY(Draft::create(path));
-  if (auto written = write_draft(draft, description); !written) {
-    return fail_because(std::move(written).error(), "make the overlay {}", path);
+  const auto make = [&]() -> Status {
+    Draft draft = TRY(Draft::create(path));
+    TRY(write_draft(draft, description));
+    return draft.publish(Draft::Over::kNothing);
+  };
+  if (auto made = make(); !made) {
+    return fail_because(std::move(made).error(), "make the overlay {}", path);
   }
-  TRY(draft.name(path));
   return sync_folder_of(path);
 }
 
