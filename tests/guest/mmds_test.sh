@@ -17,23 +17,11 @@ busybox=$(command -v busybox) || { echo "tests/guest/mmds_test.sh: busybox is mi
 deadline=300
 host=10.78.0.1
 guest=10.78.0.2
-passed=0 failed=0
+. tests/guest/checks.sh
 work=$(mktemp -d)
 listener=
 trap '[ -z "$listener" ] || kill "$listener" 2>/dev/null; rm -rf "$work"' EXIT
 
-# check WHAT COMMAND…
-check() {
-  local what=$1
-  shift
-  if "$@"; then
-    passed=$((passed + 1))
-    printf 'ok      %s\n' "$what"
-  else
-    failed=$((failed + 1))
-    printf 'FAILED  %s\n' "$what"
-  fi
-}
 said() { sed -n "s/^$1 //p" "$work/console" | tr -d '\r' | tail -n 1; }
 is() { [ "$(said "$1")" = "$2" ] || { echo "    $1: wanted \"$2\", got \"$(said "$1")\"" >&2; return 1; }; }
 
@@ -190,5 +178,4 @@ check "the other interface has no service" is other_interface silent
 check "metadata that is too large is refused" refused "too large.*the limit is 1000" --metadata "$work/metadata.json" --mmds-size-limit 1000
 printf '[1]' >"$work/metadata.json"
 check "metadata that is no object is refused" refused "not a JSON object" --metadata "$work/metadata.json"
-printf '%d passed, %d failed\n' "$passed" "$failed"
-[ "$failed" -eq 0 ]
+summary

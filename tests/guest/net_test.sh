@@ -19,7 +19,7 @@ deadline=600
 host=10.77.0.1
 guest=10.77.0.2
 mac=02:6d:66:00:00:02
-passed=0 failed=0
+. tests/guest/checks.sh
 work=$(mktemp -d)
 vmm_pid=
 finish() {
@@ -27,19 +27,6 @@ finish() {
   rm -rf "$work"
 }
 trap finish EXIT
-
-# check WHAT COMMAND…
-check() {
-  local what=$1
-  shift
-  if "$@"; then
-    passed=$((passed + 1))
-    printf 'ok      %s\n' "$what"
-  else
-    failed=$((failed + 1))
-    printf 'FAILED  %s\n' "$what"
-  fi
-}
 
 # What the guest said about NAME, once it did; fails when it is over without a word.
 said() {
@@ -182,5 +169,4 @@ check "nothing leaves it from another MAC" nothing_spoofed
 check "its link goes down with the tap" link_goes_down
 check "and it ends well" ends_well
 
-printf '%d passed, %d failed\n' "$passed" "$failed"
-[ "$failed" -eq 0 ]
+summary

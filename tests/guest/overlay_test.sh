@@ -14,20 +14,8 @@ finish() {
 trap finish EXIT
 # What takes longer hangs.
 deadline=240
-passed=0 failed=0
+. tests/guest/checks.sh
 
-# check WHAT COMMAND…
-check() {
-  local what=$1
-  shift
-  if "$@"; then
-    passed=$((passed + 1))
-    printf 'ok      %s\n' "$what"
-  else
-    failed=$((failed + 1))
-    printf 'FAILED  %s\n' "$what"
-  fi
-}
 # is WANTED GOT
 is() { [ "$1" = "$2" ] || { printf '    wanted "%s", got "%s"\n' "$1" "$2"; return 1; }; }
 at_most() { [ "$2" -le "$1" ] || { printf '    wanted at most %s, got %s\n' "$1" "$2"; return 1; }; }
@@ -205,5 +193,4 @@ check "killed: what was synced is there" is "$(said three bytes)" \
 touch "$work/base"
 check "a changed base is refused" refused "was last modified" timeout 60 "$bin/mayfly-vmm" --no-api --config-file "$work/one.json"
 
-printf '%d passed, %d failed\n' "$passed" "$failed"
-[ "$failed" -eq 0 ]
+summary
