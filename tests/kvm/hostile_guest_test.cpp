@@ -181,14 +181,19 @@ class ErrorLog {
   std::string path_;
 };
 
+// Whether the guest has said what failed, whole.
+bool has_failed(const TinyMachine& machine) {
+  const std::size_t word = machine.output().find("FAILED: ");
+  return word != std::string::npos && machine.output().find('\n', word) != std::string::npos;
+}
+
 // Runs the hostile machine until `done`, or it says that something failed, or ends.
 void run_until(TinyMachine& machine, const std::string& name, const std::function<bool()>& done) {
   INFO(name);
-  machine.run_until(
-      [&] { return machine.exit() || machine.output().find("FAILED") != std::string::npos || done(); });
+  machine.run_until([&] { return machine.exit() || has_failed(machine) || done(); });
   INFO(machine.output());
   REQUIRE_FALSE(machine.exit());
-  REQUIRE(machine.output().find("FAILED") == std::string::npos);
+  REQUIRE_FALSE(has_failed(machine));
 }
 
 // Until the machine beside has done some more, which must be right.
