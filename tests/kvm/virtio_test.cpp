@@ -3,7 +3,7 @@
 #include <catch2/catch.hpp>
 #include <thread>
 
-#include "tests/support/mmio_driver.h"
+#include "tests/support/guest_driver.h"
 #include "tests/support/require_kvm.h"
 #include "tests/support/tiny_machine.h"
 #include "vmm/x86_64/layout.h"
@@ -26,13 +26,15 @@ constexpr std::uint16_t kQueueSize = 8;
 constexpr std::uint32_t kNext = 1;
 constexpr std::uint32_t kWrite = 2;
 
+constexpr GuestQueue kQueue = {
+    .index = 0, .size = kQueueSize, .table = kDescriptors, .available = kAvailable, .used = kUsed};
+
+// Flags in the lower half, the next descriptor in the upper.
 void descriptor(Code& code, std::uint32_t index, std::uint32_t address, std::uint32_t length,
                 std::uint32_t flags_and_next) {
-  code.mov_edi(kDescriptors + index * 16);
-  code.store32(0, address);
-  code.store32(4, 0);
-  code.store32(8, length);
-  code.store32(12, flags_and_next);
+  GuestDriver(code, kDevice)
+      .descriptor(kDescriptors, index, address, length, static_cast<std::uint16_t>(flags_and_next),
+                  static_cast<std::uint16_t>(flags_and_next >> 16U));
 }
 
 constexpr std::uint32_t reg32(std::uint64_t offset) {
@@ -42,37 +44,22 @@ constexpr std::uint32_t reg32(std::uint64_t offset) {
 // From reset to DRIVER_OK with queue 0, accepting VERSION_1 alone.
 void initialise(Code& code) {
   code.map_devices();
-  code.mov_edi(kDevice);
-  code.store32(reg32(reg::kStatus), 0);
-  code.store32(reg32(reg::kStatus), 1);
-  code.store32(reg32(reg::kStatus), 3);
-  code.store32(reg32(reg::kDriverFeaturesSel), 1);
-  code.store32(reg32(reg::kDriverFeatures), 1);
-  code.store32(reg32(reg::kStatus), 11);
-  code.store32(reg32(reg::kQueueSel), 0);
-  code.store32(reg32(reg::kQueueNum), kQueueSize);
-  code.store32(reg32(reg::kQueueDescLow), kDescriptors);
-  code.store32(reg32(reg::kQueueDriverLow), kAvailable);
-  code.store32(reg32(reg::kQueueDeviceLow), kUsed);
-  code.store32(reg32(reg::kQueueReady), 1);
-  code.store32(reg32(reg::kStatus), 15);
+  GuestDriver driver(code, kDevice);
+  driver.negotiate(0);
+  driver.set_queue(kQueue);
+  driver.go();
 }
 
 // Makes the chain at descriptor 0 available, as the first, and rings.
 void submit_first(Code& code) {
-  code.mov_edi(kAvailable);
-  code.store16(4, 0);  // ring[0]
-  code.store16(2, 1);  // idx
-  code.mov_edi(kDevice);
-  code.store32(reg32(reg::kQueueNotify), 0);
+  GuestDriver driver(code, kDevice);
+  driver.available_entry(kQueue, 0, 0);
+  driver.available_index(kQueue, 1);
+  driver.kick(kQueue);
 }
 
 void wait_for_first(Code& code) {
-  code.mov_edi(kUsed);
-  const auto wait = code.here();
-  code.load_ax(2);
-  code.cmp_ax(1);
-  code.jne(wait);
+  GuestDriver(code, kDevice).wait_used(kQueue, 1);
 }
 
 // Says the bytes at [address, address + count).
