@@ -21,6 +21,7 @@ namespace mayfly::cli {
 using base::fail;
 using base::fail_errno;
 using base::Result;
+using base::Status;
 using base::UniqueFd;
 
 namespace {
@@ -55,6 +56,16 @@ class SpawnFiles {
  private:
   posix_spawn_file_actions_t files_{};
 };
+
+// passt expects to wait for the rest of a frame, in both directions: where the socket does not wait, it goes
+// on in the middle of one.
+Status make_blocking(int socket) {
+  const int flags = ::fcntl(socket, F_GETFL);
+  if (flags < 0 || ::fcntl(socket, F_SETFL, flags & ~O_NONBLOCK) < 0) {
+    return fail_errno(errno, "set up passt's socket");
+  }
+  return {};
+}
 
 Result<pid_t> start(const std::string& file, std::vector<std::string> words, int socket, int errors) {
   SpawnFiles files;
@@ -107,6 +118,7 @@ Result<std::unique_ptr<Passt>> Passt::spawn(base::EventLoop& loop, const PasstPl
   const UniqueFd high_writer(::fcntl(writer.get(), F_DUPFD_CLOEXEC, kSocketFd + 1));
   if (!high.valid() || !high_writer.valid()) return fail_errno(errno, "duplicate a file descriptor");
   if (::fcntl(passt->errors_.get(), F_SETFL, O_NONBLOCK) < 0) return fail_errno(errno, "set up a pipe");
+  TRY(make_blocking(high.get()));
   passt->pid_ = TRY(start(file, passt_words(plan, kSocketFd), high.get(), high_writer.get()));
   passt->pidfd_.reset(static_cast<int>(::syscall(SYS_pidfd_open, passt->pid_, 0)));
   if (!passt->pidfd_.valid()) return fail_errno(errno, "watch a process");

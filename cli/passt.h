@@ -37,7 +37,8 @@ std::vector<std::string> passt_words(const PasstPlan& plan, int fd);
 // Ends when the guest's socket is closed, and is killed with this object. Lives on the loop's thread.
 class Passt {
  public:
-  // `socket`: connected to the VMM. `on_end`: once, from the loop, when it ended: a sentence on how.
+  // `socket`: connected to the VMM; made a blocking one. `on_end`: once, from the loop, when it ended: a
+  // sentence on how.
   static base::Result<std::unique_ptr<Passt>> spawn(base::EventLoop& loop, const PasstPlan& plan,
                                                     base::UniqueFd socket,
                                                     std::function<void(std::string)> on_end);

@@ -1,5 +1,10 @@
 // The parts of --net that are decided without a network.
+#include <fcntl.h>
+#include <sys/socket.h>
+
+#include <array>
 #include <catch2/catch.hpp>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -183,6 +188,28 @@ TEST_CASE("passt is told all that it is not to find out") {
   CHECK(passt_reason("Failed to send 3 bytes to syslog\nno route\nFailed to send 9 bytes to syslog\n") ==
         "no route");
   CHECK(passt_reason("") == "no reason given");
+}
+
+TEST_CASE("passt gets a socket that it can wait at") {
+  const TemporaryFolder folder;
+  std::filesystem::permissions(folder.file("passt", "#!/bin/sh\nexit 0\n"),
+                               std::filesystem::perms::owner_all);
+  const std::string path = std::getenv("PATH");
+  ::setenv("PATH", (folder.path("") + ":" + path).c_str(), 1);
+  std::array<int, 2> ends{};
+  REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends.data()) == 0);
+  const base::UniqueFd ours(ends[0]);
+  base::UniqueFd theirs(ends[1]);
+  const base::UniqueFd same(::fcntl(theirs.get(), F_DUPFD_CLOEXEC, 0));
+  auto loop = base::EventLoop::create();
+  REQUIRE(loop);
+  const auto passt = Passt::spawn(**loop, {.guest = {}, .gateway = {}, .nameserver = {}, .publishes = {}},
+                                  std::move(theirs), [](const std::string& /*how*/) {});
+  ::setenv("PATH", path.c_str(), 1);
+  REQUIRE(passt);
+  CHECK((::fcntl(same.get(), F_GETFL) & O_NONBLOCK) == 0);
+  // Ours still does not wait.
+  CHECK((::fcntl(ours.get(), F_GETFL) & O_NONBLOCK) != 0);
 }
 
 TEST_CASE("a slot is one run's, until all that share its list are gone") {
