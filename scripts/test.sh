@@ -54,8 +54,8 @@ ctest_preset() {
   shift
   ctest --test-dir "build/$preset" --output-on-failure --no-tests=error -j "$(nproc)" ${1:+-R "/($(IFS='|'; printf '%s' "$*"))\$"}
 }
-threaded_tests=(test_base test_mmds test_virtio_mmio test_virtio_block test_virtio_net test_virtio_net_tap test_vsock test_vmm test_kvm_machine)
-
+threaded_tests=(test_base test_virtio_mmio test_virtio_block test_virtio_overlay test_virtio_net test_virtio_net_tap test_vsock test_mmds test_vmm test_kvm_machine
+  test_kvm_hostile)
 format_suite() {
   local name status=0
   git ls-files '*.h' '*.cpp' | xargs clang-format --dry-run --Werror || status=1
