@@ -17,9 +17,8 @@ struct Configuration {
   std::optional<MetricsConfig> metrics;
 };
 
-// Keys: boot-source, machine-config, drives, network-interfaces, vsock, logger, metrics,
-// mmds-config. Errors name the
-// field and the value. Pure: opens nothing.
+// Keys: boot-source, machine-config, drives, network-interfaces, vsock, logger, metrics, mmds-config. Errors
+// name the field and the value. Pure: opens nothing.
 base::Result<Configuration> parse_configuration(std::string_view text);
 
 }  // namespace mayfly::api

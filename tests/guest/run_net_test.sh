@@ -18,7 +18,7 @@ done
 # What takes longer hangs.
 deadline=300
 server=198.51.100.1 outside=192.0.2.1 host=192.0.2.2 metadata=169.254.169.254
-passed=0 failed=0
+. tests/guest/checks.sh
 work=$(mktemp -d)
 chmod 755 "$work"
 mkdir -m 700 "$work/mine"
@@ -29,18 +29,6 @@ finish() {
 }
 trap finish EXIT
 
-# check WHAT COMMAND…
-check() {
-  local what=$1
-  shift
-  if "$@"; then
-    passed=$((passed + 1))
-    printf 'ok      %s\n' "$what"
-  else
-    failed=$((failed + 1))
-    printf 'FAILED  %s\n' "$what"
-  fi
-}
 wait_until() {
   local tries=$((deadline * 5))
   until "$@" >/dev/null 2>&1; do
@@ -209,5 +197,4 @@ check "tap: nothing leaves with another source address" is spoofed no
 common
 killed env XDG_RUNTIME_DIR="$work/mine"
 
-printf '%d passed, %d failed\n' "$passed" "$failed"
-[ "$failed" -eq 0 ]
+summary
