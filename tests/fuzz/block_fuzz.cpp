@@ -1,5 +1,6 @@
 // The block device behind its registers, against an arbitrary driver: register accesses in any order, rings
 // and requests of any content, a disk that fails and changes its size, on either engine.
+#include "tests/fuzz/guest.h"
 #include "tests/fuzz/quiet_loop.h"
 #include "tests/fuzz/ring_writer.h"
 #include "tests/support/fake_ring.h"
@@ -15,8 +16,6 @@ using fuzz::require;
 
 namespace {
 
-constexpr std::uint64_t kMemory = 0x40000;
-constexpr std::uint64_t kUsed = 0x18000;
 constexpr std::uint64_t kHeaders = 0x17000;
 
 constexpr std::array<int, 6> kResults = {0, 1, -EINTR, -EIO, -ENOSPC, -EOPNOTSUPP};
@@ -166,9 +165,8 @@ void run(block::Device& device, MmioTransport& transport, test::FakeGuest& guest
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static test::FakeGuest guest(kMemory);
+  test::FakeGuest& guest = fuzz::fresh_guest();
   base::EventLoop& loop = fuzz::quiet_loop();
-  guest.fill(GuestAddress(0), kUsed, std::byte{0});
   Input input(data, size);
   const std::uint8_t mode = input.byte();
   Disk disk{.read_only = (mode & 1U) != 0};

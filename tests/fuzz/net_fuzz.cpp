@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/unique_fd.h"
+#include "tests/fuzz/guest.h"
 #include "tests/fuzz/quiet_loop.h"
 #include "tests/fuzz/ring_writer.h"
 #include "tests/support/mmio_driver.h"
@@ -20,8 +21,6 @@ using fuzz::require;
 
 namespace {
 
-constexpr std::uint64_t kMemory = 0x40000;
-constexpr std::uint64_t kUsed = 0x18000;
 constexpr std::uint64_t kPackets = 0x17000;
 constexpr net::MacAddress kMac = {2, 1, 2, 3, 4, 5};
 
@@ -210,13 +209,12 @@ void run(base::EventLoop& loop, MmioTransport& transport, test::FakeGuest& guest
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static test::FakeGuest guest(kMemory);
+  test::FakeGuest& guest = fuzz::fresh_guest();
   base::EventLoop& loop = fuzz::quiet_loop();
-  guest.fill(GuestAddress(0), kUsed, std::byte{0});
   Input input(data, size);
   const std::uint8_t mode = input.byte();
   Network network{.may_spoof = (mode & 1U) != 0,
-                  .guest = guest.memory().slice(GuestAddress(0), kMemory).value()};
+                  .guest = guest.memory().slice(GuestAddress(0), fuzz::kMemory).value()};
   const net::Config config = {
       .id = "eth0", .tap = "fuzz", .mac = kMac, .mtu = 1500, .allow_spoofing = network.may_spoof};
   const auto device =

@@ -2,6 +2,7 @@
 // handed out lies in guest memory and keeps to the rules, and a queue that broke stays broken.
 #include <limits>
 
+#include "tests/fuzz/guest.h"
 #include "tests/fuzz/input.h"
 #include "tests/fuzz/ring_writer.h"
 
@@ -12,9 +13,6 @@ using fuzz::Input;
 using fuzz::require;
 
 namespace {
-
-constexpr std::uint64_t kMemory = 0x40000;
-constexpr std::uint64_t kUsed = 0x18000;  // what is zeroed before each run
 
 void require_in_memory(const test::FakeGuest& guest, std::span<const std::span<std::byte>> spans) {
   for (const auto& span : spans) {
@@ -101,8 +99,7 @@ void drive(Queue& queue, test::FakeGuest& guest, fuzz::RingWriter& writer, Input
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static test::FakeGuest guest(kMemory);
-  guest.fill(GuestAddress(0), kUsed, std::byte{0});
+  test::FakeGuest& guest = fuzz::fresh_guest();
   Input input(data, size);
   const std::uint8_t mode = input.byte();
   const std::uint64_t features = kFeatureVersion1 | ((mode & 1U) != 0 ? kFeatureIndirectDesc : 0) |

@@ -3,6 +3,7 @@
 // that were offered, and what is saved is what is restored.
 #include <optional>
 
+#include "tests/fuzz/guest.h"
 #include "tests/fuzz/quiet_loop.h"
 #include "tests/support/mmio_driver.h"
 #include "tests/support/virtio_driver.h"
@@ -15,9 +16,6 @@ using fuzz::Input;
 using fuzz::require;
 
 namespace {
-
-constexpr std::uint64_t kMemory = 0x40000;
-constexpr std::uint64_t kUsed = 0x18000;
 
 struct Bench {
   test::FakeGuest& guest;
@@ -103,9 +101,8 @@ void set_up(Bench& b, Input& input) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static test::FakeGuest guest(kMemory);
+  test::FakeGuest& guest = fuzz::fresh_guest();
   fuzz::quiet_loop();
-  guest.fill(GuestAddress(0), kUsed, std::byte{0});
   Input input(data, size);
   Bench b{guest, {}};
   b.device.refuse_activation = (input.byte() & 15U) == 0;

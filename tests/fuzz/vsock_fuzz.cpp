@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/unique_fd.h"
+#include "tests/fuzz/guest.h"
 #include "tests/fuzz/quiet_loop.h"
 #include "tests/fuzz/ring_writer.h"
 #include "tests/support/mmio_driver.h"
@@ -24,8 +25,6 @@ using fuzz::require;
 
 namespace {
 
-constexpr std::uint64_t kMemory = 0x40000;
-constexpr std::uint64_t kUsed = 0x18000;
 constexpr std::uint64_t kPackets = 0x17000;
 constexpr std::uint64_t kReceive = 0x20000;  // a buffer of kReceiveSize for each descriptor
 constexpr std::uint32_t kReceiveSize = 512;
@@ -286,9 +285,8 @@ void run(Bench& b, Host& host, Input& input) {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   const Folder folder;
-  static test::FakeGuest guest(kMemory);
+  test::FakeGuest& guest = fuzz::fresh_guest();
   base::EventLoop& loop = fuzz::quiet_loop();
-  guest.fill(GuestAddress(0), kUsed, std::byte{0});
   Input input(data, size);
   const vsock::Config config = {.guest_cid = kGuestCid, .uds_path = folder.path + "/v"};
   const auto device = vsock::Device::create(config, loop, {.connections = kMostConnections}).value();

@@ -19,26 +19,17 @@
 
 #include "base/file.h"
 #include "base/unique_fd.h"
+#include "tests/support/eventually.h"
 #include "tests/support/pipe.h"
 
 using namespace mayfly;
 using Catch::Matchers::Contains;
+using test::eventually;
+using test::kDeadline;
 using test::Pipe;
 using Words = std::vector<std::string>;
 
 namespace {
-
-constexpr std::chrono::seconds kDeadline{120};  // only a hang gets there
-
-// Until it holds; false when it never does.
-bool eventually(const std::function<bool()>& holds) {
-  const auto end = std::chrono::steady_clock::now() + kDeadline;
-  while (!holds()) {
-    if (std::chrono::steady_clock::now() > end) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  }
-  return true;
-}
 
 // A run with a runtime folder of its own, which must be empty after it.
 class Run {

@@ -25,23 +25,14 @@
 #include "cli/ipv4.h"
 #include "cli/tap.h"
 #include "cli/tool.h"
+#include "tests/support/eventually.h"
 
 using namespace mayfly;
 using Catch::Matchers::Contains;
+using test::eventually;
 using Words = std::vector<std::string>;
 
 namespace {
-
-constexpr std::chrono::seconds kDeadline{120};  // only a hang gets there
-
-bool eventually(const std::function<bool()>& holds) {
-  const auto end = std::chrono::steady_clock::now() + kDeadline;
-  while (!holds()) {
-    if (std::chrono::steady_clock::now() > end) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(10));
-  }
-  return true;
-}
 
 std::string output_of(const Words& words) {
   const cli::HeldSignals signals;
