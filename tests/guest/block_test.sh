@@ -36,45 +36,13 @@ taken() {
   du -k "$1" | cut -f1
 }
 
-# The initrd: busybox, and an init that runs /job and ends the machine.
-make_initrd() {
-  local tree=$work/tree
-  rm -rf "$tree"
-  mkdir -p "$tree"/{bin,proc,sys,dev,mnt,tmp}
-  cp /usr/bin/busybox "$tree/bin/busybox"
-  cat >"$tree/init" <<'END'
-#!/bin/busybox sh
-/bin/busybox --install -s /bin
-export PATH=/bin
-mount -t proc proc /proc
-mount -t sysfs sysfs /sys
-mount -t devtmpfs devtmpfs /dev
-exec </dev/ttyS0 >/dev/ttyS0 2>&1
-# say NAME COMMAND…: a line "NAME=OUTPUT".
-say() {
-  local name=$1
-  shift
-  echo "$name=$("$@" 2>&1)"
-}
-sum() { sha256sum | cut -c1-64; }
-drop_caches() {
-  sync
-  echo 3 >/proc/sys/vm/drop_caches
-}
-. /job
-echo job=done
-reboot -f
-END
-  cat >"$tree/job"
-  chmod +x "$tree/init"
-  (cd "$tree" && find . | busybox cpio -o -H newc 2>/dev/null) >"$work/initrd"
-}
+. tests/guest/job.sh
 
 # boot ENGINE VCPUS: runs the job on standard input in a guest with drives fixed (vda, read-only), data (vdb) and
 # raw (vdc). What it says is in $work/out.
 boot() {
   local engine=$1 vcpus=$2 kernel=vmlinux status=0
-  make_initrd
+  make_job_initrd "$work/tree" "$work/initrd"
   [ "$vcpus" -eq 1 ] || kernel=vmlinux-smp
   cat >"$work/config.json" <<END
 {"boot-source": {"kernel_image_path": "$artifacts/$kernel", "initrd_path": "$work/initrd",

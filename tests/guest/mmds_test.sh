@@ -3,13 +3,7 @@
 # Runs where tests/guest/run_test.sh does (lab/run tests/guest/mmds_test.sh); needs /dev/net/tun, iproute2 and busybox-static.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
-# A network namespace of our own, in which taps can be made without root, and that takes them along when it goes.
-if [ -z "${MAYFLY_MMDS_TEST_INSIDE:-}" ]; then
-  [ -e /dev/net/tun ] || modprobe tun 2>/dev/null
-  [ -e /dev/net/tun ] || { echo "tests/guest/mmds_test.sh: /dev/net/tun is missing: modprobe tun" >&2; exit 1; }
-  [ "$(id -u)" -eq 0 ] && own=(unshare --net) || own=(unshare --map-root-user --net)
-  MAYFLY_MMDS_TEST_INSIDE=1 exec "${own[@]}" "$BASH" "$PWD/tests/guest/mmds_test.sh" "$@"
-fi
+. tests/guest/own_network.sh
 vmm=${MAYFLY_BIN:-$PWD/build/release/bin}/mayfly-vmm
 kernel=${MAYFLY_ARTIFACTS:-$PWD/artifacts}/vmlinux
 busybox=$(command -v busybox) || { echo "tests/guest/mmds_test.sh: busybox is missing" >&2; exit 1; }

@@ -29,36 +29,11 @@ taken() {
   du -k "$1" | cut -f1
 }
 
-# make_initrd NAME: busybox, and an init that runs the job on standard input.
-make_initrd() {
-  local tree=$work/tree-$1
-  mkdir -p "$tree"/{bin,proc,sys,dev,mnt,tmp}
-  cp /usr/bin/busybox "$tree/bin/busybox"
-  cat >"$tree/init" <<'END'
-#!/bin/busybox sh
-/bin/busybox --install -s /bin
-export PATH=/bin
-mount -t proc proc /proc
-mount -t sysfs sysfs /sys
-mount -t devtmpfs devtmpfs /dev
-exec </dev/ttyS0 >/dev/ttyS0 2>&1
-sum() { sha256sum | cut -c1-64; }
-drop_caches() {
-  sync
-  echo 3 >/proc/sys/vm/drop_caches
-}
-. /job
-echo job=done
-reboot -f
-END
-  cat >"$tree/job"
-  chmod +x "$tree/init"
-  (cd "$tree" && find . | busybox cpio -o -H newc 2>/dev/null) >"$work/initrd-$1"
-}
+. tests/guest/job.sh
 
 # begin NAME: starts a guest with the job on standard input on the base and $work/NAME.overlay.
 begin() {
-  make_initrd "$1"
+  make_job_initrd "$work/tree-$1" "$work/initrd-$1"
   cat >"$work/$1.json" <<END
 {"boot-source": {"kernel_image_path": "$kernel", "initrd_path": "$work/initrd-$1",
   "boot_args": "console=ttyS0 loglevel=1 reboot=k,panic_warm panic=-1 tsc=reliable swiotlb=noforce"},
