@@ -1,6 +1,7 @@
 // The configuration file: one JSON object, in the format that Firecracker's clients write.
 #pragma once
 
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string_view>
 
@@ -20,5 +21,10 @@ struct Configuration {
 // Keys: boot-source, machine-config, drives, network-interfaces, vsock, logger, metrics, mmds-config. Errors
 // name the field and the value. Pure: opens nothing.
 base::Result<Configuration> parse_configuration(std::string_view text);
+// The same form, with every default filled in; without boot-source while there is none.
+nlohmann::json to_json(const Configuration& configuration);
+
+// Its "vsock".
+base::Result<virtio::vsock::Config> parse_vsock(const nlohmann::json& object);
 
 }  // namespace mayfly::api

@@ -3,14 +3,21 @@
 #include <malloc.h>
 #include <sys/prctl.h>
 
-#include <CLI/CLI.hpp>
 #include <array>
 #include <csignal>
 #include <cstdio>
+#include <ctime>
 #include <optional>
 #include <string>
 
 #include "api/config_json.h"
+#include "api/control_queue.h"
+#include "api/controller.h"
+#include "api/fault.h"
+#include "api/http_server.h"
+#include "api/notify.h"
+#include "api/options.h"
+#include "api/router.h"
 #include "base/event_loop.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -24,92 +31,9 @@ using namespace mayfly;
 using base::Result;
 
 constexpr int kExitCouldNotStart = 1;
-constexpr int kExitUsage = 2;
-// Of --mmds-size-limit: an answer may be as large, for each connection.
-constexpr std::size_t kMostMetadata = 16U << 20U;
-
-constexpr const char* kFooter = R"(
-A configuration file is one JSON object:
-  { "boot-source":    { "kernel_image_path": "artifacts/vmlinux" },
-    "machine-config": { "vcpu_count": 1, "mem_size_mib": 128 },
-    "drives":         [ { "drive_id": "rootfs", "is_root_device": true,
-                          "path_on_host": "artifacts/rootfs.ext4", "is_read_only": true } ],
-    "network-interfaces": [ { "iface_id": "eth0", "host_dev_name": "tap0" } ],
-    "mmds-config":    { "network_interfaces": [ "eth0" ], "version": "V2" },
-    "vsock":          { "guest_cid": 3, "uds_path": "/tmp/vm.vsock" } }
-
-A drive with "overlay_path": "vm1.overlay" only reads its path_on_host, and writes to that file, which is made if it is
-missing; mayfly drive --help has more.
-
-The guest's serial console is standard input and output; the log goes to standard error unless --log-path says otherwise.
-
-Exit status:
-  0   the guest reset the machine        10  the guest kernel panicked
-  1   the machine could not be started   11  triple fault
-  2   wrong command line                 12  KVM failed
-)";
-
-struct Options {
-  std::string config_file;
-  std::string metadata_file;
-  std::size_t metadata_size_limit = mmds::kDefaultSizeLimit;
-  std::string id = "anonymous-instance";
-  std::string log_path;
-  std::string level;
-  std::string metrics_path;
-  bool show_level = false;
-  bool no_api = false;
-  bool boot_timer = false;
-  int timing_fd = -1;
-};
-
-// The exit status to leave with at once, or nothing to go on.
-std::optional<int> parse_command_line(int argc, char** argv, Options& options) {
-  CLI::App app{"Runs one virtual machine, described by a configuration file."};
-  app.footer(kFooter);
-  app.set_version_flag("--version", "mayfly-vmm v" MAYFLY_VERSION);
-  app.add_option("--config-file", options.config_file, "The virtual machine, as JSON; it starts at once")
-      ->required()
-      ->type_name("FILE");
-  app.add_option("--metadata", options.metadata_file,
-                 "What the metadata service (mmds-config) serves at first, as JSON")
-      ->type_name("FILE");
-  app.add_option("--mmds-size-limit", options.metadata_size_limit, "The most metadata there may be, as JSON")
-      ->type_name("BYTES")
-      ->check(CLI::Range(std::size_t{2}, kMostMetadata))
-      ->capture_default_str();
-  app.add_option("--id", options.id, "Names this instance in the log: 1-64 letters, digits and -")
-      ->type_name("ID");
-  app.add_flag("--no-api", options.no_api, "Serve no control socket (none is served in this version)");
-  app.add_flag("--boot-timer", options.boot_timer,
-               "Log the boot time when the guest writes 123 to 0xc0000000");
-  app.add_option("--log-path", options.log_path, "Log to this file or FIFO")->type_name("FILE");
-  app.add_option("--level", options.level, "Off, Error, Warning, Info, Debug or Trace")->type_name("LEVEL");
-  app.add_option("--metrics-path", options.metrics_path,
-                 "Write the metrics to this file or FIFO: a JSON object a line, every minute and at the end")
-      ->type_name("FILE");
-  app.add_flag("--show-level", options.show_level, "Put the level into each line of the log");
-  app.add_option("--timing-fd", options.timing_fd,
-                 "Write \"PHASE NANOSECONDS\" lines of the start to this descriptor")
-      ->type_name("FD")
-      ->check(CLI::Range(0, 1 << 20));
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
-    fmt::print(stderr, "mayfly-vmm: {}; see mayfly-vmm --help\n", error.what());
-    return kExitUsage;
-  }
-  return std::nullopt;
-}
-
-bool is_instance_id(std::string_view id) {
-  constexpr std::string_view kAllowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-";
-  return !id.empty() && id.size() <= 64 && id.find_first_not_of(kAllowed) == std::string_view::npos;
-}
 
 // Flags win over the file's logger section.
-base::Status configure_log(const Options& options, const api::Configuration& configuration) {
+base::Status configure_log(const api::Options& options, const api::Configuration& configuration) {
   base::log::Options log = configuration.logger.value_or(base::log::Options{});
   if (!configuration.logger && options.log_path.empty() && options.level.empty()) {
     log.level = base::log::Level::kWarning;
@@ -120,24 +44,26 @@ base::Status configure_log(const Options& options, const api::Configuration& con
     if (!level) return base::fail("--level {}: not Off, Error, Warning, Info, Debug or Trace", options.level);
     log.level = *level;
   }
+  if (!options.module.empty()) log.module = options.module;
   log.show_level = log.show_level || options.show_level;
+  log.show_origin = log.show_origin || options.show_log_origin;
   log.instance_id = options.id;
   return base::log::configure(log);
 }
 
-Result<api::Configuration> load_configuration(const Options& options) {
-  if (!is_instance_id(options.id)) return base::fail("--id {}: not 1-64 letters, digits and -", options.id);
+// Without --config-file: nothing yet.
+Result<api::Configuration> load_configuration(const api::Options& options) {
+  if (options.config_file.empty()) return api::Configuration{};
   const std::string text = TRY(base::read_file(options.config_file));
   Result<api::Configuration> configuration = api::parse_configuration(text);
   if (!configuration) {
     return base::fail_because(std::move(configuration).error(), "{}", options.config_file);
   }
-  configuration->vm.boot_timer = options.boot_timer;
   return configuration;
 }
 
-Result<std::shared_ptr<mmds::Store>> load_metadata(const Options& options) {
-  auto store = std::make_shared<mmds::Store>(options.metadata_size_limit);
+Result<std::shared_ptr<mmds::Store>> load_metadata(const api::Options& options) {
+  auto store = std::make_shared<mmds::Store>(options.metadata_size_limit.value_or(options.largest_body));
   if (options.metadata_file.empty()) return store;
   const std::string text = TRY(base::read_file(options.metadata_file));
   if (auto put = store->put(text); !put) {
@@ -146,20 +72,22 @@ Result<std::shared_ptr<mmds::Store>> load_metadata(const Options& options) {
   return store;
 }
 
-// The flag wins over the file's metrics section. Nothing: none are wanted.
-Result<std::unique_ptr<api::MetricsReporter>> report_metrics(const Options& options,
-                                                             const api::Configuration& configuration,
-                                                             base::EventLoop& loop, vmm::Machine& machine) {
-  std::optional<api::MetricsConfig> metrics = configuration.metrics;
-  if (!options.metrics_path.empty()) {
-    if (!metrics) metrics.emplace();
-    metrics->path = options.metrics_path;
+std::uint64_t microseconds(clockid_t clock) {
+  timespec now{};
+  ::clock_gettime(clock, &now);
+  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000U +
+         static_cast<std::uint64_t>(now.tv_nsec) / 1000U;
+}
+
+// Since the jailer began, if there was one.
+void log_startup(const api::Options& options) {
+  if (options.start_time_us) {
+    base::log::info("Process start: {} us", microseconds(CLOCK_MONOTONIC) - *options.start_time_us);
   }
-  if (!metrics) return nullptr;
-  auto reporter = api::MetricsReporter::create(*metrics, options.id, loop,
-                                               [&machine] { return machine.metric_groups(); });
-  if (!reporter) return base::fail_because(std::move(reporter).error(), "the metrics");
-  return reporter;
+  if (options.start_time_cpu_us) {
+    base::log::info("Process start: {} CPU us", microseconds(CLOCK_PROCESS_CPUTIME_ID) -
+                                                    *options.start_time_cpu_us + options.parent_cpu_time_us);
+  }
 }
 
 struct Outcome {
@@ -167,43 +95,90 @@ struct Outcome {
   int signal = 0;  // ended by this signal instead
 };
 
-Result<Outcome> run(const Options& options) {
-  ::prctl(PR_SET_NAME, "vmm");
-  if (options.timing_fd >= 0) {
-    if (::fcntl(options.timing_fd, F_SETFD, FD_CLOEXEC) < 0) {
-      return base::fail_errno(errno, "--timing-fd {}", options.timing_fd);
-    }
-    base::timeline::send_to(options.timing_fd);
-  }
-  base::timeline::mark("vmm_started");
-  auto configuration = TRY(load_configuration(options));
-  configuration.vm.metadata = TRY(load_metadata(options));
-  TRY(configure_log(options, configuration));
-
-  const auto loop = TRY(base::EventLoop::create());
-  Outcome outcome;
+// Ends the loop, with the outcome, at these signals.
+base::Status end_at_signals(base::EventLoop& loop, Outcome& outcome) {
   static constexpr std::array kSignals = {SIGTERM, SIGINT, SIGHUP};
-  TRY(loop->add_signals(kSignals, [&](int signal) {
+  TRY(loop.add_signals(kSignals, [&](int signal) {
     outcome.signal = signal;
-    loop->stop();
+    loop.stop();
   }));
   ::signal(SIGPIPE, SIG_IGN);
   // In the background of a terminal, what is typed is not for the guest, and must not stop it.
   ::signal(SIGTTIN, SIG_IGN);
+  return {};
+}
 
-  const auto machine = TRY(vmm::Machine::create(configuration.vm, *loop, [&](const vmm::Exit& exit) {
-    outcome.status = static_cast<int>(exit.reason);
-    if (exit.reason == vmm::ExitReason::kReset) {
-      base::log::info("The machine ended: {}", exit.detail);
-    } else {
-      base::log::error("The machine ended: {}", exit.detail);
-    }
-    loop->stop();
-  }));
-  const auto metrics = TRY(report_metrics(options, configuration, *loop, *machine));
-  TRY(machine->start());
+void log_end(const vmm::Exit& exit) {
+  if (exit.reason == vmm::ExitReason::kReset) {
+    base::log::info("The machine ended: {}", exit.detail);
+  } else {
+    base::log::error("The machine ended: {}", exit.detail);
+  }
+}
+
+// The control socket's handler: on its thread.
+api::HttpResponse answer(api::ControlQueue& queue, const api::HttpRequest& request) {
+  auto task = api::route(request.method, request.path, request.body);
+  const auto answer = task ? queue.call(std::move(*task)) : std::unexpected(std::move(task).error());
+  if (!answer) {
+    base::log::warning("{} {} was refused: {}", request.method, request.path, answer.error().message);
+    return {.status = 400, .content = api::fault(answer.error().message)};
+  }
+  base::log::debug("{} {}", request.method, request.path);
+  if (answer->content.empty()) return {.status = 204};
+  return {.status = 200, .content = answer->content, .type = std::string(answer->type)};
+}
+
+base::Status follow_timing(int fd) {
+  if (fd < 0) return {};
+  if (::fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) return base::fail_errno(errno, "--timing-fd {}", fd);
+  base::timeline::send_to(fd);
+  return {};
+}
+
+Result<Outcome> run(const api::Options& options) {
+  ::prctl(PR_SET_NAME, "vmm");
+  TRY(follow_timing(options.timing_fd));
+  base::timeline::mark("vmm_started");
+  api::Configuration configuration = TRY(load_configuration(options));
+  auto metadata = TRY(load_metadata(options));
+  TRY(configure_log(options, configuration));
+  const api::Notifier notifier = TRY(api::Notifier::create(options.notify_fd));
+  configuration.vm.boot_timer = options.boot_timer;
+  configuration.vm.on_guest_ready = [&notifier] { notifier.tell("guest", false); };
+  // The flag wins over the file's section.
+  std::optional<api::MetricsConfig> metrics = std::exchange(configuration.metrics, std::nullopt);
+  if (!options.metrics_path.empty()) {
+    if (!metrics) metrics.emplace();
+    metrics->path = options.metrics_path;
+  }
+
+  const auto loop = TRY(base::EventLoop::create());
+  Outcome outcome;
+  TRY(end_at_signals(*loop, outcome));
+  api::Controller controller(options.id, std::move(configuration), std::move(metadata), *loop,
+                             [&](const vmm::Exit& exit) {
+                               outcome.status = static_cast<int>(exit.reason);
+                               log_end(exit);
+                               loop->stop();
+                             });
+  if (metrics) TRY(controller.put_metrics(std::move(*metrics)));
+  const bool serves = !options.api_socket.empty();
+  if (!options.config_file.empty()) {
+    TRY(controller.start());
+    notifier.tell("started", !serves);
+  }
+  api::ControlQueue queue(*loop, controller);
+  std::unique_ptr<api::HttpServer> server;
+  if (serves) {
+    server =
+        TRY(api::HttpServer::create(options.api_socket, options.largest_body,
+                                    [&](const api::HttpRequest& request) { return answer(queue, request); }));
+    notifier.tell("socket", true);
+  }
+  log_startup(options);
   TRY(loop->run());
-  if (metrics) metrics->flush();
+  queue.close();
   return outcome;
 }
 
@@ -211,8 +186,8 @@ Result<Outcome> run(const Options& options) {
 
 int main(int argc, char** argv) {
   ::mallopt(M_ARENA_MAX, 1);  // a heap for each thread would be more memory, and more to set up
-  Options options;
-  if (const auto status = parse_command_line(argc, argv, options)) return *status;
+  api::Options options;
+  if (const auto status = api::parse_command_line(argc, argv, options)) return *status;
   const Result<Outcome> outcome = run(options);
   if (!outcome) {
     fmt::print(stderr, "mayfly-vmm: {}\n", outcome.error().message);

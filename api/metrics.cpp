@@ -3,8 +3,6 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "base/log.h"
-
 namespace mayfly::api {
 
 using nlohmann::ordered_json;
@@ -51,13 +49,9 @@ base::Result<std::unique_ptr<MetricsReporter>> MetricsReporter::create(
 }
 
 void MetricsReporter::flush() {
-  std::vector<base::MetricGroup> groups = source_();
-  groups.push_back(
-      {"logger",
-       {{"missed_log_count", base::log::lost_lines()}, {"missed_metrics_count", file_.lost_lines()}}});
   const auto utc = std::chrono::duration_cast<std::chrono::milliseconds>(
       std::chrono::system_clock::now().time_since_epoch());
-  file_.write(line_.next(groups, utc));
+  file_.write(line_.next(source_(), utc));
 }
 
 }  // namespace mayfly::api

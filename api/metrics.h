@@ -42,12 +42,13 @@ class MetricsReporter {
  public:
   static constexpr std::chrono::seconds kPeriod{60};
 
-  // Opens the file. `source` is asked for the devices' counters; it and `loop` outlive the reporter.
+  // Opens the file. `source` is asked for what was counted; it and `loop` outlive the reporter.
   static base::Result<std::unique_ptr<MetricsReporter>> create(
       const MetricsConfig& config, const std::string& instance_id, base::EventLoop& loop,
       std::function<std::vector<base::MetricGroup>()> source);
   // Writes a line now.
   void flush();
+  [[nodiscard]] std::uint64_t lost_lines() const { return file_.lost_lines(); }
 
  private:
   MetricsReporter(MetricsFile file, MetricsLine line, std::function<std::vector<base::MetricGroup>()> source)

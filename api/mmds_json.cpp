@@ -61,4 +61,11 @@ Result<mmds::Config> parse_mmds_config(const json& object, std::span<const virti
   return config;
 }
 
+json to_json(const mmds::Config& config) {
+  return {{"network_interfaces", config.network_interfaces},
+          {"version", config.version == mmds::Version::kV2 ? "V2" : "V1"},
+          {"ipv4_address", mmds::to_text(config.ipv4_address)},
+          {"imds_compat", config.imds_compat}};
+}
+
 }  // namespace mayfly::api

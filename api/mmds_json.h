@@ -1,7 +1,7 @@
 // The metadata service's section of a configuration.
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <span>
 
 #include "base/result.h"
@@ -13,5 +13,7 @@ namespace mayfly::api {
 // `object`: the value of "mmds-config". `interfaces`: those that it may name.
 base::Result<mmds::Config> parse_mmds_config(const nlohmann::json& object,
                                              std::span<const virtio::net::Config> interfaces);
+
+nlohmann::json to_json(const mmds::Config& config);
 
 }  // namespace mayfly::api

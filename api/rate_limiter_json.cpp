@@ -27,6 +27,12 @@ Result<std::optional<virtio::BucketConfig>> parse_bucket(Fields& limiter, std::s
   return bucket;
 }
 
+json to_json(const virtio::BucketConfig& bucket) {
+  json object = {{"size", bucket.size}, {"refill_time", bucket.refill_time.count()}};
+  if (bucket.one_time_burst != 0) object["one_time_burst"] = bucket.one_time_burst;
+  return object;
+}
+
 }  // namespace
 
 Result<virtio::RateLimiterConfig> parse_rate_limiter(Fields& fields, std::string_view name) {
@@ -38,6 +44,14 @@ Result<virtio::RateLimiterConfig> parse_rate_limiter(Fields& fields, std::string
   config.operations = TRY(parse_bucket(limiter, "ops"));
   TRY(limiter.finish());
   return config;
+}
+
+void add_rate_limiter(json& object, std::string_view name, const virtio::RateLimiterConfig& config) {
+  if (!config.bandwidth && !config.operations) return;
+  json limiter = json::object();
+  if (config.bandwidth) limiter["bandwidth"] = to_json(*config.bandwidth);
+  if (config.operations) limiter["ops"] = to_json(*config.operations);
+  object[std::string(name)] = std::move(limiter);
 }
 
 }  // namespace mayfly::api

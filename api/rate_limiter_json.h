@@ -13,4 +13,7 @@ namespace mayfly::api {
 // The field `name` of `fields`, an object with `bandwidth` and `ops`; what is absent or null limits nothing.
 base::Result<virtio::RateLimiterConfig> parse_rate_limiter(Fields& fields, std::string_view name);
 
+// Adds the field `name` to `object`, unless there is no bucket.
+void add_rate_limiter(nlohmann::json& object, std::string_view name, const virtio::RateLimiterConfig& config);
+
 }  // namespace mayfly::api

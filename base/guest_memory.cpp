@@ -6,7 +6,7 @@
 
 namespace mayfly::base {
 
-Result<GuestMemory> GuestMemory::create(std::span<const Range> ranges) {
+Result<GuestMemory> GuestMemory::create(std::span<const Range> ranges, Pages pages) {
   constexpr std::uint64_t kPageSize = 4096;
   std::vector<Region> regions;
   std::uint64_t end_of_last = 0;
@@ -21,7 +21,7 @@ Result<GuestMemory> GuestMemory::create(std::span<const Range> ranges) {
                   range.start.value(), range.size, end_of_last);
     }
     end_of_last = end->value();
-    regions.push_back({range.start, TRY(Mapping::anonymous(range.size))});
+    regions.push_back({range.start, TRY(Mapping::anonymous(range.size, pages))});
   }
   return GuestMemory(std::move(regions));
 }

@@ -86,7 +86,7 @@ class GuestMemory {
   };
 
   // Allocates the ranges, which must be in ascending order and not overlap.
-  static Result<GuestMemory> create(std::span<const Range> ranges);
+  static Result<GuestMemory> create(std::span<const Range> ranges, Pages pages = Pages::kNormal);
 
   // The host bytes behind [address, address + length), which must lie within one region. An empty range is
   // valid anywhere inside a region or at its end.

@@ -7,6 +7,7 @@
 #include <array>
 #include <cerrno>
 #include <ctime>
+#include <iterator>
 #include <mutex>
 
 #include "base/file.h"
@@ -23,8 +24,12 @@ constexpr std::size_t kLongestLine = 4096;
 struct Sink {
   std::mutex mutex;  // guards file and options
   UniqueFd file;     // invalid: stderr
-  Options options{
-      .path = "", .level = Level::kWarning, .show_level = false, .instance_id = "anonymous-instance"};
+  Options options{.path = "",
+                  .level = Level::kWarning,
+                  .show_level = false,
+                  .show_origin = false,
+                  .module = "",
+                  .instance_id = "anonymous-instance"};
   std::atomic<Level> level{Level::kWarning};
   std::atomic<std::uint64_t> lost{0};
 };
@@ -62,6 +67,13 @@ bool write_without_waiting(int fd, std::string_view line) {
   return ::write(fd, line.data(), line.size()) == static_cast<ssize_t>(line.size());
 }
 
+// From the project's root; a compiler that was called with a relative path has ../ in front of that.
+std::string_view place_of(const std::source_location& origin) {
+  std::string_view file = origin.file_name();
+  while (file.starts_with("../")) file.remove_prefix(3);
+  return file;
+}
+
 }  // namespace
 
 std::optional<Level> parse_level(std::string_view name) {
@@ -87,6 +99,11 @@ Status configure(const Options& options) {
   const std::lock_guard lock(to.mutex);
   to.file = std::move(file);
   to.options = options;
+  // "a::b" as in Rust, where Firecracker's clients have it from, is the folder a/b here.
+  std::string& module = to.options.module;
+  for (std::size_t at = module.find("::"); at != std::string::npos; at = module.find("::")) {
+    module.replace(at, 2, "/");
+  }
   to.level = options.level;
   return {};
 }
@@ -95,12 +112,17 @@ bool enabled(Level level) {
   return level <= sink().level.load(std::memory_order_relaxed);
 }
 
-void write(Level level, std::string_view message) {
+void write(Level level, const std::source_location& origin, std::string_view message) {
   Sink& to = sink();
   const std::lock_guard lock(to.mutex);
-  std::string line = fmt::format("{} [{}:{}{}{}] {}", timestamp(), to.options.instance_id, thread_name(),
-                                 to.options.show_level ? ":" : "",
-                                 to.options.show_level ? level_name(level) : std::string_view(), message);
+  const Options& options = to.options;
+  if (!place_of(origin).starts_with(options.module)) return;
+  std::string line = fmt::format("{} [{}:{}", timestamp(), options.instance_id, thread_name());
+  if (options.show_level) fmt::format_to(std::back_inserter(line), ":{}", level_name(level));
+  if (options.show_origin) {
+    fmt::format_to(std::back_inserter(line), ":{}:{}", place_of(origin), origin.line());
+  }
+  fmt::format_to(std::back_inserter(line), "] {}", message);
   if (line.size() >= kLongestLine) line.resize(kLongestLine - 1);
   line += '\n';
   if (!write_without_waiting(to.file.valid() ? to.file.get() : STDERR_FILENO, line)) ++to.lost;

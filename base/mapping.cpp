@@ -21,9 +21,35 @@ Mapping& Mapping::operator=(Mapping&& other) noexcept {
   return *this;
 }
 
-Result<Mapping> Mapping::anonymous(std::size_t size) {
-  constexpr std::size_t kPage = 4096;
-  constexpr std::size_t kHugePage = 2U << 20U;
+namespace {
+
+constexpr std::size_t kPage = 4096;
+constexpr std::size_t kHugePage = 2U << 20U;
+
+}  // namespace
+
+Result<Mapping> Mapping::huge(std::size_t size) {
+  // Without MAP_NORESERVE: pages that are not there now are an error now, and not a SIGBUS at first touch.
+  auto mapping = of_file(-1, size, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | (21 << MAP_HUGE_SHIFT));
+  if (!mapping) {
+    return fail_because(std::move(mapping).error(),
+                        "{} pages of 2 MiB (have as many free in "
+                        "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages)",
+                        size / kHugePage);
+  }
+  return mapping;
+}
+
+Result<Mapping> Mapping::anonymous(std::size_t size, Pages pages) {
+  if (pages == Pages::kHuge) return huge(size);
+  Mapping mapping = TRY(aligned(size));
+  // Advice: a host without huge pages has none to give.
+  if (pages == Pages::kTransparentHuge) ::madvise(mapping.data_, mapping.size_, MADV_HUGEPAGE);
+  return mapping;
+}
+
+Result<Mapping> Mapping::aligned(std::size_t size) {
   constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
   if (size < kHugePage) return of_file(-1, size, PROT_READ | PROT_WRITE, kFlags);
   if (size > SIZE_MAX - kHugePage) return fail("map {} bytes of memory: too many", size);

@@ -6,7 +6,9 @@ target_compile_definitions(mayfly_options INTERFACE _GLIBCXX_ASSERTIONS)
 target_compile_options(mayfly_options INTERFACE
   -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wold-style-cast
   -Wnon-virtual-dtor -Woverloaded-virtual -Wcast-qual -Wformat=2 -Wimplicit-fallthrough
-  -fno-strict-overflow)
+  -fno-strict-overflow
+  # Names of source files in the log are the project's own.
+  -fmacro-prefix-map=${PROJECT_SOURCE_DIR}/=)
 if(MAYFLY_WERROR)
   target_compile_options(mayfly_options INTERFACE -Werror)
 endif()
@@ -54,6 +56,15 @@ else()
 endif()
 add_library(mayfly_sodium INTERFACE)
 target_link_libraries(mayfly_sodium INTERFACE ${MAYFLY_SODIUM})
+
+# HTTP: one header, from Debian's source package.
+if(NOT EXISTS "${MAYFLY_HTTPLIB}/httplib.h")
+  execute_process(COMMAND ${PROJECT_SOURCE_DIR}/scripts/httplib.sh
+    OUTPUT_VARIABLE MAYFLY_HTTPLIB_FOLDER OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
+  set(MAYFLY_HTTPLIB ${MAYFLY_HTTPLIB_FOLDER} CACHE PATH "The folder of httplib.h" FORCE)
+endif()
+add_library(mayfly_httplib INTERFACE)
+target_include_directories(mayfly_httplib SYSTEM INTERFACE ${MAYFLY_HTTPLIB})
 
 # What nearly every file includes takes longer to read than the file: read once.
 add_library(mayfly_headers OBJECT ${CMAKE_CURRENT_LIST_DIR}/headers.cpp)

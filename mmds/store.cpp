@@ -4,6 +4,8 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "base/json.h"
+
 namespace mayfly::mmds {
 
 using base::fail;
@@ -13,37 +15,8 @@ using nlohmann::json;
 
 namespace {
 
-std::string to_json(const json& value) {
-  return value.dump(-1, ' ', false, json::error_handler_t::replace);
-}
-
-// Whether objects and arrays are nested deeper than allowed: looked for before the text is parsed, because
-// what is made of it is copied and written by functions that call themselves.
-bool too_deep(std::string_view text) {
-  unsigned depth = 0;
-  bool quoted = false;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (quoted) {
-      if (c == '\\') ++i;
-      if (c == '"') quoted = false;
-    } else if (c == '"') {
-      quoted = true;
-    } else if (c == '{' || c == '[') {
-      if (++depth > kDeepestNesting) return true;
-    } else if ((c == '}' || c == ']') && depth > 0) {
-      --depth;
-    }
-  }
-  return false;
-}
-
 Result<json> parse_object(std::string_view text) {
-  if (too_deep(text)) {
-    return fail("the metadata is nested more than {} objects and arrays deep", kDeepestNesting);
-  }
-  json value = json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (value.is_discarded()) return fail("the metadata is not valid JSON");
+  json value = TRY(base::parse_json(text, "the metadata"));
   if (!value.is_object()) return fail("the metadata is not a JSON object");
   return value;
 }
@@ -113,7 +86,7 @@ Status Store::patch(std::string_view text) {
 
 // The mutex is held.
 Status Store::replace(json value) {
-  const std::size_t size = to_json(value).size();
+  const std::size_t size = base::to_text(value).size();
   if (size > size_limit_) {
     return fail("the metadata is too large: {} bytes as JSON, and the limit is {}", size, size_limit_);
   }
@@ -123,14 +96,14 @@ Status Store::replace(json value) {
 
 std::string Store::get() const {
   const std::lock_guard lock(mutex_);
-  return value_ ? to_json(*value_) : "{}";
+  return value_ ? base::to_text(*value_) : "{}";
 }
 
 std::expected<std::string, Missing> Store::find(std::string_view path, Format format) const {
   const std::lock_guard lock(mutex_);
   const json* found = descend(value_.get(), path);
   if (found == nullptr) return std::unexpected(Missing::kNotFound);
-  if (format == Format::kJson) return to_json(*found);
+  if (format == Format::kJson) return base::to_text(*found);
   if (found->is_object()) return list_keys(*found);
   if (found->is_string()) return found->get<std::string>();
   return std::unexpected(Missing::kUnsupported);

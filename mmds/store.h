@@ -15,8 +15,6 @@
 namespace mayfly::mmds {
 
 inline constexpr std::size_t kDefaultSizeLimit = 51200;
-// Of objects and arrays in each other.
-inline constexpr unsigned kDeepestNesting = 128;
 
 enum class Format : std::uint8_t {
   kJson,  // any value, as JSON

@@ -25,6 +25,14 @@ struct RateLimiterConfig {
   std::optional<BucketConfig> operations{};  // a token a request
 
   bool operator==(const RateLimiterConfig&) const = default;
+
+  // As RateLimiter::update() takes it: a bucket that is present replaces the one before it, or removes it.
+  void update(const RateLimiterConfig& change) {
+    if (change.bandwidth) bandwidth = change.bandwidth;
+    if (change.operations) operations = change.operations;
+    if (bandwidth && !bandwidth->limits()) bandwidth.reset();
+    if (operations && !operations->limits()) operations.reset();
+  }
 };
 
 using Clock = std::chrono::steady_clock;

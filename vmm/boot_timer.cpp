@@ -29,7 +29,9 @@ void BootTimer::read(std::uint64_t /*offset*/, std::span<std::byte> out) {
 }
 
 void BootTimer::write(std::uint64_t offset, std::span<const std::byte> in) {
-  if (offset != 0 || in.empty() || in[0] != kBooted || !log_limit_.allow()) return;
+  if (offset != 0 || in.empty() || in[0] != kBooted) return;
+  if (!ready_.exchange(true) && on_ready_) on_ready_();
+  if (!log_limit_.allow()) return;
   base::timeline::mark("guest_init");
   const std::uint64_t wall_us = (base::timeline::now_ns() - start_wall_ns_) / 1000;
   const std::uint64_t cpu_us = (cpu_ns() - start_cpu_ns_) / 1000;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -25,9 +26,16 @@ struct BootSource {
   std::optional<std::string> boot_args;  // absent: kDefaultBootArgs
 };
 
+enum class HugePages : std::uint8_t {
+  kNone,
+  k2M,           // of the host's reserve (hugetlbfs); mem_size_mib is even
+  kTransparent,  // where the host finds some
+};
+
 struct MachineConfig {
   std::uint32_t vcpu_count = 1;      // 1–kMostVcpus
   std::uint64_t mem_size_mib = 128;  // kLeastMemoryMib–kMostMemoryMib
+  HugePages huge_pages = HugePages::kNone;
 };
 
 struct DriveConfig {
@@ -51,6 +59,7 @@ struct VmConfig {
   std::optional<mmds::Config> mmds;       // its interfaces are among network_interfaces
   std::shared_ptr<mmds::Store> metadata;  // what it serves, shared with whoever changes it; null: nothing
   bool boot_timer = false;
+  std::function<void()> on_guest_ready = {};  // the guest told the boot timer; on a vCPU's thread
   ConsoleConfig console;
 };
 

@@ -9,8 +9,8 @@ base::Result<std::unique_ptr<LegacyDevices>> LegacyDevices::create(const VmConfi
                                                                    std::function<void()> on_reset) {
   IrqLine keyboard_irq = TRY(IrqLine::create(vm, x86_64::kKeyboardGsi));
   IrqLine serial_irq = TRY(IrqLine::create(vm, x86_64::kSerialGsi));
-  std::unique_ptr<LegacyDevices> devices(
-      new LegacyDevices(std::move(keyboard_irq), std::move(serial_irq), std::move(on_reset)));
+  std::unique_ptr<LegacyDevices> devices(new LegacyDevices(std::move(keyboard_irq), std::move(serial_irq),
+                                                           std::move(on_reset), config.on_guest_ready));
   const IrqLine& irq = devices->serial_irq_;
   devices->serial_ =
       TRY(Serial::create(loop, config.console.input, config.console.output, [&irq] { irq.pulse(); }));

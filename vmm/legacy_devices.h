@@ -28,10 +28,12 @@ class LegacyDevices {
   BootTimer& boot_timer() { return boot_timer_; }
 
  private:
-  LegacyDevices(IrqLine keyboard_irq, IrqLine serial_irq, std::function<void()> on_reset)
+  LegacyDevices(IrqLine keyboard_irq, IrqLine serial_irq, std::function<void()> on_reset,
+                std::function<void()> on_guest_ready)
       : keyboard_irq_(std::move(keyboard_irq)),
         serial_irq_(std::move(serial_irq)),
-        keyboard_([this] { keyboard_irq_.pulse(); }, std::move(on_reset)) {}
+        keyboard_([this] { keyboard_irq_.pulse(); }, std::move(on_reset)),
+        boot_timer_(std::move(on_guest_ready)) {}
 
   IrqLine keyboard_irq_;
   IrqLine serial_irq_;

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <functional>
 #include <future>
+#include <map>
 #include <optional>
 #include <vector>
 
@@ -50,6 +51,18 @@ std::string_view name_of(State state) {
   return "";
 }
 
+base::Pages pages_of(const MachineConfig& machine) {
+  switch (machine.huge_pages) {
+    case HugePages::kNone:
+      break;
+    case HugePages::k2M:
+      return base::Pages::kHuge;
+    case HugePages::kTransparent:
+      return base::Pages::kTransparentHuge;
+  }
+  return base::Pages::kNormal;
+}
+
 struct BootImages {
   x86_64::LoadedKernel kernel;
   std::optional<x86_64::Initrd> initrd;
@@ -88,6 +101,10 @@ class KvmMachine final : public Machine {
   Status resume() override;
   Status send_ctrl_alt_del() override;
   [[nodiscard]] State state() const override { return state_; }
+  Status update_drive(const std::string& id, const std::optional<std::string>& path,
+                      const std::optional<virtio::RateLimiterConfig>& limiter) override;
+  Status update_network_interface(const std::string& id, const virtio::RateLimiterConfig& rx,
+                                  const virtio::RateLimiterConfig& tx) override;
   [[nodiscard]] std::vector<base::MetricGroup> metric_groups() override;
 
   // The steps of create(), in their order.
@@ -124,7 +141,9 @@ class KvmMachine final : public Machine {
   Bus mmio_bus_{"mmio"};
   std::unique_ptr<LegacyDevices> legacy_;
   std::vector<std::unique_ptr<VirtioSlot>> slots_;
-  std::vector<VcpuFd> vcpu_fds_;  // until they get their threads
+  std::map<std::string, virtio::block::Device*> drives_;            // by drive_id, in slots_
+  std::map<std::string, virtio::net::Device*> network_interfaces_;  // by iface_id, in slots_
+  std::vector<VcpuFd> vcpu_fds_;                                    // until they get their threads
   std::vector<std::unique_ptr<Vcpu>> vcpus_;
 };
 
@@ -172,6 +191,7 @@ Status KvmMachine::add_devices(const VmConfig& config) {
   for (const DriveConfig* drive : drives_in_order(config)) {
     const auto queues = static_cast<std::uint16_t>(config.machine.vcpu_count);
     auto device = TRY(virtio::block::Device::create(drive->block, queues, loop_));
+    drives_[drive->block.id] = device.get();
     TRY(add_virtio(std::move(device)));
   }
   std::shared_ptr<const mmds::Service> metadata;
@@ -184,6 +204,7 @@ Status KvmMachine::add_devices(const VmConfig& config) {
       interface.metadata = metadata;
     }
     auto device = TRY(virtio::net::Device::create(interface, loop_));
+    network_interfaces_[interface.id] = device.get();
     TRY(add_virtio(std::move(device)));
   }
   if (config.vsock) {
@@ -266,6 +287,25 @@ Status KvmMachine::send_ctrl_alt_del() {
   return {};
 }
 
+Status KvmMachine::update_drive(const std::string& id, const std::optional<std::string>& path,
+                                const std::optional<virtio::RateLimiterConfig>& limiter) {
+  const auto drive = drives_.find(id);
+  if (drive == drives_.end()) return fail("there is no drive \"{}\"", id);
+  const std::lock_guard lock(drive->second->mutex());
+  if (path) TRY(drive->second->update(*path));
+  if (limiter) drive->second->update(*limiter);
+  return {};
+}
+
+Status KvmMachine::update_network_interface(const std::string& id, const virtio::RateLimiterConfig& rx,
+                                            const virtio::RateLimiterConfig& tx) {
+  const auto interface = network_interfaces_.find(id);
+  if (interface == network_interfaces_.end()) return fail("there is no network interface \"{}\"", id);
+  const std::lock_guard lock(interface->second->mutex());
+  interface->second->update(rx, tx);
+  return {};
+}
+
 std::vector<base::MetricGroup> KvmMachine::metric_groups() {
   std::vector<base::MetricGroup> all;
   for (const auto& slot : slots_) {
@@ -324,7 +364,8 @@ Result<std::unique_ptr<Machine>> Machine::create(const VmConfig& config, base::E
                                                  std::function<void(const Exit&)> on_exit) {
   TRY(check(config));
   const auto ranges = TRY(x86_64::memory_ranges(config.machine.mem_size_mib * x86_64::kMib));
-  auto memory = std::make_shared<base::GuestMemory>(TRY(base::GuestMemory::create(ranges)));
+  auto memory =
+      std::make_shared<base::GuestMemory>(TRY(base::GuestMemory::create(ranges, pages_of(config.machine))));
   // Clearing and filling pages is most of the start, and KVM has no part in it: it gets a thread of its own
   // while this one makes the machine. Every return from here waits for it.
   auto loading = std::async(std::launch::async, load_images, memory, std::cref(config.boot));

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -46,6 +47,12 @@ class Machine {
   // Presses the keys on the i8042's keyboard; what follows is the guest's affair.
   virtual base::Status send_ctrl_alt_del() = 0;
   [[nodiscard]] virtual State state() const = 0;
+  // block::Device::update() has the rules; absent: stays as it is. Running or paused.
+  virtual base::Status update_drive(const std::string& id, const std::optional<std::string>& path,
+                                    const std::optional<virtio::RateLimiterConfig>& limiter) = 0;
+  // RateLimiter::update() has the rules. Running or paused.
+  virtual base::Status update_network_interface(const std::string& id, const virtio::RateLimiterConfig& rx,
+                                                const virtio::RateLimiterConfig& tx) = 0;
   // What the devices counted, in the order of their addresses.
   [[nodiscard]] virtual std::vector<base::MetricGroup> metric_groups() = 0;
 };

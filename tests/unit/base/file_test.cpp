@@ -107,3 +107,17 @@ TEST_CASE("levels are known by name in any case") {
   CHECK_FALSE(log::parse_level("").has_value());
   CHECK_FALSE(log::parse_level("verbose").has_value());
 }
+
+TEST_CASE("the place in the source is shown and filtered by") {
+  const Folder folder;
+  const std::string path = folder.path + "/log";
+  const auto logged = [&](const std::string& module) {
+    REQUIRE(log::configure({.path = path, .show_origin = true, .module = module, .instance_id = "x"}));
+    log::info("from {}", module);
+    REQUIRE(log::configure({}));
+    return *read_file(path);
+  };
+  CHECK_THAT(logged("vmm"), !Catch::Contains("from"));
+  CHECK_THAT(logged("tests/unit"), Catch::Contains(":tests/unit/base/file_test.cpp:"));
+  CHECK_THAT(logged("tests::unit::base"), Catch::Contains("] from tests::unit::base\n"));
+}

@@ -6,6 +6,8 @@
 #include <string>
 #include <thread>
 
+#include "base/json.h"
+
 using namespace mayfly::mmds;
 
 namespace {
@@ -117,8 +119,8 @@ TEST_CASE("mmds store: the size is limited") {
 
 TEST_CASE("mmds store: nesting is limited") {
   Store store;
-  CHECK(store.put(nested(kDeepestNesting, '[', ']')));
-  CHECK_FALSE(store.put(nested(kDeepestNesting + 1, '[', ']')));
+  CHECK(store.put(nested(mayfly::base::kDeepestNesting, '[', ']')));
+  CHECK_FALSE(store.put(nested(mayfly::base::kDeepestNesting + 1, '[', ']')));
   CHECK_FALSE(store.put(nested(20000, '[', ']')));
   CHECK_FALSE(store.patch(nested(20000, '[', ']')));
   CHECK(store.put(R"({"a": "\"[[[[", "b": ")" + std::string(1000, '{') + R"("})"));
