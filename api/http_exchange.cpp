@@ -153,16 +153,18 @@ HttpExchange::~HttpExchange() = default;
 
 HttpOutcome HttpExchange::next(std::string_view bytes, bool invited) {
   // A head that is not all there is not looked at, so that it is parsed once however slowly it comes.
-  if (bytes.substr(0, HttpServer::kLargestHead).find("\r\n\r\n") == std::string_view::npos) {
-    if (bytes.size() < HttpServer::kLargestHead) return {};
-    return {
-        .used = bytes.size(),
-        .needed = 0,
-        .reply =
-            "HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
-        .last = true};
+  if (bytes.substr(0, HttpServer::kLargestHead).find("\r\n\r\n") != std::string_view::npos) {
+    return parser_->next(bytes, invited);
   }
-  return parser_->next(bytes, invited);
+  if (bytes.size() < HttpServer::kLargestHead) return {};
+  const std::string content =
+      fault(fmt::format("a request's line and headers may have {} bytes", HttpServer::kLargestHead));
+  return {.used = bytes.size(),
+          .needed = 0,
+          .reply = fmt::format("HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\n"
+                               "Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{}",
+                               content.size(), content),
+          .last = true};
 }
 
 }  // namespace mayfly::api

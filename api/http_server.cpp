@@ -167,7 +167,9 @@ void UnixHttpServer::accept_one() {
   const Handle connection = connections_.begin();
   if (!loop_->add(number, EPOLLIN, [this, connection](std::uint32_t) { serve(connection); })) {
     connections_.erase(connection);
+    return;
   }
+  serve(connection);  // what it has sent already keeps it from being taken for idle
 }
 
 bool UnixHttpServer::make_room() {

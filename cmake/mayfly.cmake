@@ -13,9 +13,11 @@ if(MAYFLY_WERROR)
   target_compile_options(mayfly_options INTERFACE -Werror)
 endif()
 if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
-  # libstdc++ 12 hides std::expected from Clang 14, which reports an older date for concepts.
+  # libstdc++ 12 hides std::expected from a Clang that reports an older date for concepts.
   target_compile_options(mayfly_options INTERFACE -D__cpp_concepts=202002L -Wno-builtin-macro-redefined
-    -Wno-macro-redefined -Wno-gnu-statement-expression -Wthread-safety)
+    -Wno-macro-redefined -Wno-gnu-statement-expression -Wthread-safety
+    # What libstdc++ 12 uses itself; and -no-pie where only objects are made.
+    -Wno-deprecated-declarations -Wno-unused-command-line-argument)
 endif()
 if(MAYFLY_SANITIZE)
   target_compile_options(mayfly_options INTERFACE -fsanitize=${MAYFLY_SANITIZE} -fno-sanitize-recover=all

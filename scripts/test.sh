@@ -54,7 +54,7 @@ ctest_preset() {
   shift
   ctest --test-dir "build/$preset" --output-on-failure --no-tests=error -j "$(nproc)" ${1:+-R "/($(IFS='|'; printf '%s' "$*"))\$"}
 }
-threaded_tests=(test_base test_virtio_mmio test_virtio_block test_virtio_overlay test_virtio_net test_virtio_net_tap test_vsock test_mmds test_vmm test_kvm_machine
+threaded_tests=(test_base test_virtio_mmio test_virtio_block test_virtio_overlay_drive test_virtio_net test_virtio_net_tap test_vsock test_mmds test_http test_vmm test_kvm_machine
   test_kvm_hostile)
 format_suite() {
   local name status=0
@@ -106,7 +106,7 @@ guest_suite() {
 }
 
 start=$SECONDS
-need_packages "${build_packages[@]}" catch2 python3 file || exit 1
+need_packages "${build_packages[@]}" catch2 clang-19 libclang-rt-19-dev python3 file || exit 1
 for name in "${suites[@]}"; do
   case $name in
     format)
@@ -126,7 +126,7 @@ for name in "${suites[@]}"; do
       suite "Tests: tsan" ctest_preset tsan "${threaded_tests[@]}"
       ;;
     fuzz)
-      need_packages clang-19 libclang-rt-19-dev xz-utils || exit 1
+      need_packages xz-utils || exit 1
       step "Build: fuzz" build_preset fuzz fuzzers || { failed=$((failed + 1)); continue; }
       suite "Fuzzers" fuzz_suite
       ;;

@@ -229,12 +229,12 @@ TEST_CASE("output that nobody takes does not pile up") {
     f.guest.hello();
     f.guest.receive();
     f.guest.started();
-    const std::string block(65536, 'z');
+    const std::string part(65536, 'z');
     // Nobody reads `output`: once all buffers are full, this would wait.
     int waits = 0;
     while (sent < (256U << 20U) && waits < 20) {
       const ssize_t n =
-          ::send(f.guest.fd(Stream::kStdout), block.data(), block.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+          ::send(f.guest.fd(Stream::kStdout), part.data(), part.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
       if (n > 0) {
         sent += static_cast<std::size_t>(n);
         waits = 0;

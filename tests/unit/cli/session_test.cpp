@@ -129,8 +129,8 @@ TEST_CASE("standard output that is closed early ends the guest's writing") {
     f.guest.hello();
     f.guest.receive();
     f.guest.started();
-    const std::string block(65536, 'y');
-    while (::send(f.guest.fd(Stream::kStdout), block.data(), block.size(), MSG_NOSIGNAL) > 0) continue;
+    const std::string part(65536, 'y');
+    while (::send(f.guest.fd(Stream::kStdout), part.data(), part.size(), MSG_NOSIGNAL) > 0) continue;
     refused = true;
     f.guest.exited(141);
     f.guest.close_outputs();
@@ -179,8 +179,8 @@ TEST_CASE("a command that closes its standard input early stops the reading of o
     f.guest.started();
     f.guest.close(Stream::kStdin);
     // Our end is closed in turn, which the writer sees.
-    const std::string block(65536, 'x');
-    while (::send(f.input.get(), block.data(), block.size(), MSG_NOSIGNAL) > 0) continue;
+    const std::string part(65536, 'x');
+    while (::send(f.input.get(), part.data(), part.size(), MSG_NOSIGNAL) > 0) continue;
     f.guest.exited(0);
     f.guest.close_outputs();
   });

@@ -60,26 +60,27 @@ std::optional<std::uint64_t> translate(const GuestMemory& memory, std::uint64_t 
 
 }  // namespace
 
+// With a + a check takes a copy: fields of boot_params need not be aligned.
 TEST_CASE("boot_params has what a vmlinux needs") {
   GuestMemory memory = make_memory(4 * kGib);
   const Initrd initrd{GuestAddress(0x7000000), 0x1234};
   REQUIRE(write_boot_tables(memory, vmlinux(), initrd, command_line("quiet"), {.vcpu_count = 2}).has_value());
   const boot_params params = params_of(memory);
-  CHECK(params.hdr.type_of_loader == 0xff);
-  CHECK(params.hdr.boot_flag == 0xaa55);
-  CHECK(params.hdr.header == 0x53726448);
-  CHECK(params.hdr.cmd_line_ptr == kCommandLine.value());
-  CHECK(params.hdr.ramdisk_image == 0x7000000);
-  CHECK(params.hdr.ramdisk_size == 0x1234);
-  CHECK(params.ext_ramdisk_image == 0);
-  CHECK(params.ext_ramdisk_size == 0);
-  CHECK(params.sentinel == 0);
-  REQUIRE(params.e820_entries == 4);
+  CHECK(+params.hdr.type_of_loader == 0xff);
+  CHECK(+params.hdr.boot_flag == 0xaa55);
+  CHECK(+params.hdr.header == 0x53726448);
+  CHECK(+params.hdr.cmd_line_ptr == kCommandLine.value());
+  CHECK(+params.hdr.ramdisk_image == 0x7000000);
+  CHECK(+params.hdr.ramdisk_size == 0x1234);
+  CHECK(+params.ext_ramdisk_image == 0);
+  CHECK(+params.ext_ramdisk_size == 0);
+  CHECK(+params.sentinel == 0);
+  REQUIRE(+params.e820_entries == 4);
   const auto map = memory_map(memory);
   for (std::size_t i = 0; i < map.size(); ++i) {
-    CHECK(params.e820_table[i].addr == map.at(i).start.value());
-    CHECK(params.e820_table[i].size == map.at(i).size);
-    CHECK(params.e820_table[i].type == static_cast<std::uint32_t>(map.at(i).type));
+    CHECK(+params.e820_table[i].addr == map.at(i).start.value());
+    CHECK(+params.e820_table[i].size == map.at(i).size);
+    CHECK(+params.e820_table[i].type == static_cast<std::uint32_t>(map.at(i).type));
   }
   CHECK(std::memcmp(memory.slice(kCommandLine, 6)->data(), "quiet\0", 6) == 0);
   CHECK(std::memcmp(memory.slice(kMpTable, 4)->data(), "_MP_", 4) == 0);
@@ -88,8 +89,8 @@ TEST_CASE("boot_params has what a vmlinux needs") {
 TEST_CASE("without an initrd there is none in boot_params") {
   GuestMemory memory = make_memory(64 * kMib);
   REQUIRE(write_boot_tables(memory, vmlinux(), {}, command_line(""), {.vcpu_count = 1}).has_value());
-  CHECK(params_of(memory).hdr.ramdisk_image == 0);
-  CHECK(params_of(memory).hdr.ramdisk_size == 0);
+  CHECK(+params_of(memory).hdr.ramdisk_image == 0);
+  CHECK(+params_of(memory).hdr.ramdisk_size == 0);
 }
 
 TEST_CASE("a bzImage finds its own setup header again") {
@@ -99,9 +100,9 @@ TEST_CASE("a bzImage finds its own setup header again") {
   kernel.setup_header->cmdline_size = 5;
   REQUIRE(write_boot_tables(memory, kernel, {}, command_line("quiet"), {.vcpu_count = 1}).has_value());
   const boot_params params = params_of(memory);
-  CHECK(params.hdr.init_size == 0x800000);
-  CHECK(params.hdr.type_of_loader == 0xff);
-  CHECK(params.hdr.cmd_line_ptr == kCommandLine.value());
+  CHECK(+params.hdr.init_size == 0x800000);
+  CHECK(+params.hdr.type_of_loader == 0xff);
+  CHECK(+params.hdr.cmd_line_ptr == kCommandLine.value());
 
   const auto status = write_boot_tables(memory, kernel, {}, command_line("quieter"), {.vcpu_count = 1});
   REQUIRE_FALSE(status.has_value());
