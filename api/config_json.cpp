@@ -67,7 +67,7 @@ Result<virtio::vsock::Config> parse_vsock(const json& object) {
   virtio::vsock::Config vsock;
   vsock.guest_cid =
       static_cast<std::uint32_t>(TRY(fields.number("guest_cid", kFirstGuestCid, kLastGuestCid)));
-  vsock.uds_path = TRY(fields.text("uds_path"));
+  vsock.uds_path = TRY(fields.socket_path("uds_path"));
   TRY(fields.optional_text("vsock_id"));  // deprecated there, and without effect
   TRY(fields.finish());
   return vsock;

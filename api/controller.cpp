@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "virtio/block/medium.h"
+#include "vmm/boot_plan.h"
 
 namespace mayfly::api {
 
@@ -75,6 +76,12 @@ Status Controller::after_start(std::string_view operation) const {
 
 // --- Before the start
 
+Status Controller::adopt(vmm::VmConfig vm) {
+  TRY(vmm::check(vm));
+  configuration_.vm = std::move(vm);
+  return {};
+}
+
 Status Controller::put_boot_source(vmm::BootSource boot) {
   TRY(before_start("PUT /boot-source"));
   for (const auto& [name, path] : {std::pair{"kernel_image_path", std::optional(boot.kernel_image_path)},
@@ -100,22 +107,27 @@ Status Controller::put_drive(const vmm::DriveConfig& drive) {
   if (auto file = virtio::block::File::open(drive.block.path, !writes); !file) {
     return base::fail_because(std::move(file).error(), "drive.path_on_host");
   }
-  return put<vmm::DriveConfig>(
-      configuration_.vm.drives, drive, [&](const auto& other) { return other.block.id == drive.block.id; },
-      [&](const auto& others) { return check_drive(others, drive, "drive"); });
+  vmm::VmConfig vm = configuration_.vm;
+  TRY(put<vmm::DriveConfig>(
+      vm.drives, drive, [&](const auto& other) { return other.block.id == drive.block.id; },
+      [&](const auto& others) { return check_drive(others, drive, "drive"); }));
+  return adopt(std::move(vm));
 }
 
 Status Controller::put_network_interface(const virtio::net::Config& net) {
   TRY(before_start("PUT /network-interfaces"));
-  return put<virtio::net::Config>(
-      configuration_.vm.network_interfaces, net, [&](const auto& other) { return other.id == net.id; },
-      [&](const auto& others) { return check_network_interface(others, net, "network-interface"); });
+  vmm::VmConfig vm = configuration_.vm;
+  TRY(put<virtio::net::Config>(
+      vm.network_interfaces, net, [&](const auto& other) { return other.id == net.id; },
+      [&](const auto& others) { return check_network_interface(others, net, "network-interface"); }));
+  return adopt(std::move(vm));
 }
 
 Status Controller::put_vsock(virtio::vsock::Config vsock) {
   TRY(before_start("PUT /vsock"));
-  configuration_.vm.vsock = std::move(vsock);
-  return {};
+  vmm::VmConfig vm = configuration_.vm;
+  vm.vsock = std::move(vsock);
+  return adopt(std::move(vm));
 }
 
 Status Controller::put_mmds_config(mmds::Config config) {
@@ -127,16 +139,18 @@ Status Controller::put_mmds_config(mmds::Config config) {
 Status Controller::put_logger(base::log::Options logger) {
   TRY(before_start("PUT /logger"));
   logger.instance_id = id_;
-  TRY(base::log::configure(logger));
+  if (auto configured = base::log::configure(logger); !configured) {
+    return base::fail_because(std::move(configured).error(), "logger.log_path");
+  }
   configuration_.logger = std::move(logger);
   return {};
 }
 
 Status Controller::put_metrics(MetricsConfig metrics) {
   TRY(before_start("PUT /metrics"));
-  if (metrics_) return fail("metrics: they go to {} already", configuration_.metrics->path);
+  if (metrics_) return fail("metrics.metrics_path: they go to {} already", configuration_.metrics->path);
   auto reporter = MetricsReporter::create(metrics, id_, loop_, [this] { return metric_groups(); });
-  if (!reporter) return base::fail_because(std::move(reporter).error(), "the metrics");
+  if (!reporter) return base::fail_because(std::move(reporter).error(), "metrics.metrics_path");
   metrics_ = std::move(*reporter);
   configuration_.metrics = std::move(metrics);
   return {};

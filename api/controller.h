@@ -61,6 +61,8 @@ class Controller {
  private:
   [[nodiscard]] base::Status before_start(std::string_view operation) const;
   [[nodiscard]] base::Status after_start(std::string_view operation) const;
+  // Takes it over, if a machine can be made from it: there is room for so many devices.
+  base::Status adopt(vmm::VmConfig vm);
 
   const std::string id_;
   Configuration configuration_;

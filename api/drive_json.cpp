@@ -4,7 +4,6 @@
 #include <array>
 #include <nlohmann/json.hpp>
 
-#include "api/fields.h"
 #include "api/rate_limiter_json.h"
 
 namespace mayfly::api {
@@ -59,20 +58,21 @@ Status check_files(const vmm::DriveConfig& other, const vmm::DriveConfig& drive,
 
 }  // namespace
 
-bool is_device_id(std::string_view id) {
-  return !id.empty() && std::ranges::all_of(id, [](char c) {
+Result<std::string> parse_device_id(Fields& fields, std::string_view name) {
+  std::string id = TRY(fields.text(name));
+  const bool plain = std::ranges::all_of(id, [](char c) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
   });
+  if (id.empty() || !plain) {
+    return fail("{}: \"{}\" is not made of letters, digits and _", fields.path_of(name), id);
+  }
+  return id;
 }
 
 Result<vmm::DriveConfig> parse_drive(const json& object, const std::string& where) {
   Fields fields = TRY(Fields::of(object, where));
   vmm::DriveConfig drive;
-  drive.block.id = TRY(fields.text("drive_id"));
-  if (!is_device_id(drive.block.id)) {
-    return fail("{}: \"{}\" is not made of letters, digits and _", fields.path_of("drive_id"),
-                drive.block.id);
-  }
+  drive.block.id = TRY(parse_device_id(fields, "drive_id"));
   drive.is_root_device = TRY(fields.flag("is_root_device"));
   TRY(fields.refuse("socket", "vhost-user drives are not supported; use path_on_host"));
   drive.block.path = TRY(fields.text("path_on_host"));
@@ -126,7 +126,7 @@ json to_json(const vmm::DriveConfig& drive) {
 Result<DriveUpdate> parse_drive_update(const json& object) {
   Fields fields = TRY(Fields::of(object, "drive"));
   DriveUpdate update;
-  update.id = TRY(fields.text("drive_id"));
+  update.id = TRY(parse_device_id(fields, "drive_id"));
   update.path = TRY(fields.optional_text("path_on_host"));
   if (update.path && update.path->empty())
     return fail("{}: the path is empty", fields.path_of("path_on_host"));

@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 
+#include "api/fields.h"
 #include "base/result.h"
 #include "virtio/rate_limiter.h"
 #include "vmm/config.h"
@@ -29,6 +30,6 @@ struct DriveUpdate {
 base::Result<DriveUpdate> parse_drive_update(const nlohmann::json& object);
 
 // drive_id and iface_id: letters, digits and _, at least one of them.
-bool is_device_id(std::string_view id);
+base::Result<std::string> parse_device_id(Fields& fields, std::string_view name);
 
 }  // namespace mayfly::api

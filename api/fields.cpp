@@ -1,5 +1,7 @@
 #include "api/fields.h"
 
+#include <sys/un.h>
+
 #include <algorithm>
 
 namespace mayfly::api {
@@ -56,6 +58,17 @@ Result<std::string> Fields::text(std::string_view name) {
   return std::move(*value);
 }
 
+Result<std::string> Fields::socket_path(std::string_view name) {
+  std::string path = TRY(text(name));
+  constexpr std::size_t kMost = sizeof(sockaddr_un::sun_path) - 1;
+  if (path.empty()) return fail("{}: the path is empty", path_of(name));
+  if (path.size() > kMost) {
+    return fail("{}: a socket's path has at most {} bytes, and this one {}", path_of(name), kMost,
+                path.size());
+  }
+  return path;
+}
+
 Result<std::uint64_t> Fields::number(std::string_view name, std::uint64_t least, std::uint64_t most) {
   const json* value = find(name);
   if (value == nullptr) return missing(name);
@@ -89,7 +102,7 @@ Result<std::string> Fields::choice(std::string_view name, std::span<const std::s
 
 Status Fields::refuse(std::string_view name, std::string_view why) {
   const json* value = find(name);
-  if (value == nullptr || (value->is_array() && value->empty())) return {};
+  if (value == nullptr) return {};
   return fail("{}: {}", path_of(name), why);
 }
 

@@ -25,6 +25,8 @@ class Fields {
   base::Result<std::uint64_t> number(std::string_view name, std::uint64_t least, std::uint64_t most);
   base::Result<bool> flag(std::string_view name);
   base::Result<bool> flag_or(std::string_view name, bool otherwise);
+  // The path of a unix socket: one that such a socket can have.
+  base::Result<std::string> socket_path(std::string_view name);
   // One of `choices`; absent is the first.
   base::Result<std::string> choice(std::string_view name, std::span<const std::string_view> choices);
   // Null when absent. An object or array, for the caller to look into.

@@ -5,6 +5,7 @@
 #include "api/drive_json.h"
 #include "api/fields.h"
 #include "api/rate_limiter_json.h"
+#include "virtio/net/backend.h"
 
 namespace mayfly::api {
 
@@ -31,16 +32,17 @@ Result<virtio::net::MacAddress> parse_guest_mac(Fields& fields, const virtio::ne
 
 // Firecracker's clients give host_dev_name; socket_path is ours.
 Status parse_network(Fields& fields, virtio::net::Config& net) {
-  const auto socket = TRY(fields.optional_text("socket_path"));
-  if (!socket) {
+  if (fields.find("socket_path") == nullptr) {
     net.tap = TRY(fields.text("host_dev_name"));
+    if (auto named = virtio::net::check_tap_name(net.tap); !named) {
+      return base::fail_because(std::move(named).error(), "{}", fields.path_of("host_dev_name"));
+    }
     return {};
   }
+  net.socket_path = TRY(fields.socket_path("socket_path"));
   if (fields.find("host_dev_name") != nullptr) {
     return fail("{}: an interface has either this or a host_dev_name", fields.path_of("socket_path"));
   }
-  if (socket->empty()) return fail("{}: the path is empty", fields.path_of("socket_path"));
-  net.socket_path = *socket;
   return {};
 }
 
@@ -49,10 +51,7 @@ Status parse_network(Fields& fields, virtio::net::Config& net) {
 Result<virtio::net::Config> parse_network_interface(const json& object, const std::string& where) {
   Fields fields = TRY(Fields::of(object, where));
   virtio::net::Config net;
-  net.id = TRY(fields.text("iface_id"));
-  if (!is_device_id(net.id)) {
-    return fail("{}: \"{}\" is not made of letters, digits and _", fields.path_of("iface_id"), net.id);
-  }
+  net.id = TRY(parse_device_id(fields, "iface_id"));
   TRY(parse_network(fields, net));
   net.mac = TRY(parse_guest_mac(fields, net));
   if (fields.find("mtu") != nullptr) {
@@ -94,7 +93,7 @@ json to_json(const virtio::net::Config& net) {
 Result<NetworkUpdate> parse_network_update(const json& object) {
   Fields fields = TRY(Fields::of(object, "network-interface"));
   NetworkUpdate update;
-  update.id = TRY(fields.text("iface_id"));
+  update.id = TRY(parse_device_id(fields, "iface_id"));
   update.rx_rate_limiter = TRY(parse_rate_limiter(fields, "rx_rate_limiter"));
   update.tx_rate_limiter = TRY(parse_rate_limiter(fields, "tx_rate_limiter"));
   TRY(fields.finish());

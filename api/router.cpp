@@ -45,7 +45,7 @@ Task does(std::function<Status(Controller&)> work) {
 // The id in the body is the one in the path.
 Status check_id(const Call& call, std::string_view field, std::string_view id) {
   if (id == call.id) return {};
-  return fail("{}: \"{}\" is not the \"{}\" of the path", field, id, call.id);
+  return fail("{}: \"{}\" is not the \"{}\" of the path", field, id, call.id.substr(0, 100));
 }
 
 // --- Any time
@@ -253,18 +253,19 @@ Result<Task> route(std::string_view method, std::string_view path, std::string_v
       if (method != "GET") {
         call.body = TRY(base::parse_json(body, "the request's body"));
       } else if (!body.empty()) {
-        return fail("GET {}: a GET has no body", path);
+        return fail("GET {}: a GET has no body", route.operation.path);
       }
       return route.handler(call);
     }
     methods.push_back(route.operation.method);
   }
-  if (!methods.empty()) return fail("{} {}: here it is {}", method, path, fmt::join(methods, " or "));
+  const std::string_view shown = path.substr(0, 100);
+  if (!methods.empty()) return fail("{} {}: here it is {}", method, shown, fmt::join(methods, " or "));
   const std::string_view first = path.substr(std::min<std::size_t>(1, path.size()));
   for (const auto& [segment, why] : kAbsent) {
     if (first == segment || first.starts_with(std::string(segment) + "/")) return fail("{}", why);
   }
-  return fail("{} {}: there is no such operation", method, path.substr(0, 100));
+  return fail("{} {}: there is no such operation", method, shown);
 }
 
 std::vector<Operation> operations() {

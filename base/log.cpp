@@ -4,6 +4,7 @@
 #include <strings.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <ctime>
@@ -123,6 +124,9 @@ void write(Level level, const std::source_location& origin, std::string_view mes
     fmt::format_to(std::back_inserter(line), ":{}:{}", place_of(origin), origin.line());
   }
   fmt::format_to(std::back_inserter(line), "] {}", message);
+  // What is quoted from a request may hold anything; a line break would let it write lines of its own.
+  std::ranges::replace_if(
+      line, [](char c) { return (c >= 0 && c < ' ') || c == '\x7f'; }, '?');
   if (line.size() >= kLongestLine) line.resize(kLongestLine - 1);
   line += '\n';
   if (!write_without_waiting(to.file.valid() ? to.file.get() : STDERR_FILENO, line)) ++to.lost;

@@ -1,5 +1,5 @@
 // The process's log. A line is written whole or not at all, never waits for a reader, and is counted when
-// lost.
+// lost. Control characters in it are written as "?".
 #pragma once
 
 #include <fmt/format.h>

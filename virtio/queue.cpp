@@ -43,7 +43,8 @@ static_assert(sizeof(UsedElement) == 8 && base::Wire<UsedElement>);
 // copy opaque, so that the compiler cannot read the guest's bytes a second time instead of the copy.
 #ifdef MAYFLY_THREAD_SANITIZER
 // The race with the guest is meant; a memcpy would be reported whatever the attribute says.
-__attribute__((no_sanitize("thread"))) void fetch(std::byte* copy, const volatile std::byte* guest, std::size_t size) {
+__attribute__((no_sanitize("thread"))) void fetch(std::byte* copy, const volatile std::byte* guest,
+                                                  std::size_t size) {
   for (std::size_t i = 0; i < size; ++i) copy[i] = static_cast<std::byte>(guest[i]);
 }
 #else

@@ -93,7 +93,9 @@ class TapBackend final : public Backend {
   std::uint64_t offloads_ = 0;
 };
 
-Status check_name(const std::string& name) {
+}  // namespace
+
+Status check_tap_name(const std::string& name) {
   const bool odd = name == "." || name == ".." || std::ranges::any_of(name, [](char c) {
                      return c == '/' || c == ':' || c <= ' ' || c == '\x7f';
                    });
@@ -103,6 +105,8 @@ Status check_name(const std::string& name) {
   }
   return {};
 }
+
+namespace {
 
 Result<base::UniqueFd> open_tun_device(const std::string& name) {
   auto fd = base::open_file(kTunDevice, O_RDWR | O_NONBLOCK);
@@ -164,7 +168,7 @@ Status attach(int fd, const std::string& name) {
 }  // namespace
 
 Result<std::unique_ptr<Backend>> open_tap(const std::string& name) {
-  TRY(check_name(name));
+  TRY(check_tap_name(name));
   base::UniqueFd fd = TRY(open_tun_device(name));
   TRY(attach(fd.get(), name));
   auto tap = std::make_unique<TapBackend>(std::move(fd), name);

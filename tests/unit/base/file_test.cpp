@@ -80,6 +80,17 @@ TEST_CASE("log lines below the level are left out, the others carry id and level
   REQUIRE(log::configure({}));
 }
 
+TEST_CASE("what is quoted in a log line cannot begin another one") {
+  const Folder folder;
+  const std::string path = folder.path + "/log";
+  REQUIRE(log::configure({.path = path, .level = log::Level::kInfo, .instance_id = "vm-1"}));
+  log::info("PUT /a{}b\x1b[31m\x7f\x01 é", "\r\n2026-01-01 [x:vmm] forged\n");
+  const std::string content = *read_file(path);
+  CHECK(std::ranges::count(content, '\n') == 1);
+  CHECK_THAT(content, Catch::EndsWith("] PUT /a??2026-01-01 [x:vmm] forged?b?[31m?? é\n"));
+  REQUIRE(log::configure({}));
+}
+
 TEST_CASE("a log FIFO that nobody reads is filled, then lines are counted as lost") {
   const Folder folder;
   const std::string path = folder.path + "/fifo";
