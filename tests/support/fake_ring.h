@@ -40,8 +40,13 @@ struct RingControl {
       finished.push_back({token, cancelled ? -ECANCELED : perform(call)});
     if (begun.empty()) return;
     begun.clear();
+    // The event is readable as long as there is something to take.
     const std::uint64_t one = 1;
     if (::write(event.get(), &one, sizeof(one)) != sizeof(one)) throw std::runtime_error("eventfd");
+  }
+  void calm() const {
+    std::uint64_t count = 0;
+    if (::read(event.get(), &count, sizeof(count)) != sizeof(count)) throw std::runtime_error("eventfd");
   }
 };
 
@@ -81,6 +86,7 @@ class FakeRing : public virtio::block::Ring {
     const Finished first = control_.finished.front();
     control_.finished.erase(control_.finished.begin());
     in_flight_.erase(first.token);
+    if (control_.finished.empty()) control_.calm();
     return first;
   }
   void wait() override {

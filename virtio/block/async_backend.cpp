@@ -1,6 +1,5 @@
 // The asynchronous engine: jobs are begun by start() and completed by the event loop.
 #include <sys/epoll.h>
-#include <unistd.h>
 
 #include <vector>
 
@@ -120,9 +119,6 @@ bool AsyncBackend::take_finished() {
 }
 
 void AsyncBackend::on_event() {
-  std::uint64_t count = 0;
-  // Before the ring is looked at: what is finished afterwards makes it readable again.
-  [[maybe_unused]] const ssize_t n = ::read(ring_->event_fd(), &count, sizeof(count));
   if (take_finished()) begin_what_was_put();
   completions_.settled();
 }

@@ -20,7 +20,7 @@ class Ring {
 
   // All calls must be finished.
   virtual ~Ring() = default;
-  // Readable when there is something to take; stays open as long as the ring. Read by the caller.
+  // Readable as long as there is something to take, and only to be polled; stays open as long as the ring.
   [[nodiscard]] virtual int event_fd() const = 0;
   // Whether calls of this kind can be put here.
   [[nodiscard]] virtual bool takes(Call::Kind kind) const = 0;

@@ -1,6 +1,5 @@
 #include <liburing.h>
 #include <linux/falloc.h>
-#include <sys/eventfd.h>
 
 #include <cerrno>
 #include <chrono>
@@ -22,8 +21,7 @@ namespace {
 // the memory that a VM does not use, and helps only where the host's page cache is bypassed.
 class Uring final : public Ring {
  public:
-  Uring(io_uring ring, base::UniqueFd event, bool on_block_device)
-      : ring_(ring), event_(std::move(event)), on_block_device_(on_block_device) {}
+  Uring(io_uring ring, bool on_block_device) : ring_(ring), on_block_device_(on_block_device) {}
   ~Uring() override { ::io_uring_queue_exit(&ring_); }
   Uring(const Uring&) = delete;
   Uring& operator=(const Uring&) = delete;
@@ -32,13 +30,12 @@ class Uring final : public Ring {
     if (const int result = ::io_uring_register_files(&ring_, &file, 1); result < 0) {
       return fail_errno(-result, "register a file with io_uring");
     }
-    if (const int result = ::io_uring_register_eventfd(&ring_, event_.get()); result < 0) {
-      return fail_errno(-result, "register an eventfd with io_uring");
-    }
     return {};
   }
 
-  [[nodiscard]] int event_fd() const override { return event_.get(); }
+  // The ring itself, and no eventfd: that would also tell of what submit() finished on the spot, which has
+  // been taken by the time the event loop looks.
+  [[nodiscard]] int event_fd() const override { return ring_.ring_fd; }
   // No operation discards on a block device before Linux 6.12.
   [[nodiscard]] bool takes(Call::Kind kind) const override {
     return kind != Call::Kind::kDiscard || !on_block_device_;
@@ -51,7 +48,6 @@ class Uring final : public Ring {
 
  private:
   io_uring ring_;
-  base::UniqueFd event_;
   bool on_block_device_;
 };
 
@@ -120,8 +116,6 @@ void Uring::cancel() {
 }  // namespace
 
 Result<std::unique_ptr<Ring>> make_uring(int fd, bool on_block_device) {
-  base::UniqueFd event(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (!event.valid()) return fail_errno(errno, "create an eventfd");
   io_uring ring{};
   // EPERM: forbidden by kernel.io_uring_disabled or a seccomp filter; ENOMEM: by RLIMIT_MEMLOCK
   // (before 5.12).
@@ -129,7 +123,7 @@ Result<std::unique_ptr<Ring>> make_uring(int fd, bool on_block_device) {
     return fail_errno(-result, "set up io_uring");
   }
   const unsigned features = ring.features;
-  auto uring = std::make_unique<Uring>(ring, std::move(event), on_block_device);
+  auto uring = std::make_unique<Uring>(ring, on_block_device);
   // Came after all else that is used here: fallocate is of 5.6.
   if ((features & IORING_FEAT_FAST_POLL) == 0) return fail("set up io_uring: Linux 5.7 or later is needed");
   TRY(uring->attach(fd));

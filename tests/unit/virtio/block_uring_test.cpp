@@ -1,6 +1,8 @@
 // The block device on the kernel's io_uring. Passes over where the kernel forbids it.
+#include <poll.h>
 #include <sys/resource.h>
 
+#include <array>
 #include <cstring>
 #include <random>
 #include <thread>
@@ -49,6 +51,31 @@ TEST_CASE("block uring: each request, in any framing") {
   CHECK(b.on_disk(9, 1) == std::vector<std::byte>(512));
   CHECK(b.on_disk(10, 1) == std::vector<std::byte>(512, std::byte{1}));
   CHECK(b.on_disk(20, 4) == std::vector<std::byte>(2048));
+}
+
+// The event loop is not woken for what was taken where it was begun.
+TEST_CASE("block uring: readable as long as something is finished and not taken") {
+  if (forbidden()) return;
+  const test::FakeDisk disk(2 * 512);
+  const auto ring = make_uring(disk.fd(), false).value();
+  const auto readable = [&](int milliseconds) {
+    pollfd event{.fd = ring->event_fd(), .events = POLLIN, .revents = 0};
+    return ::poll(&event, 1, milliseconds) == 1;
+  };
+  CHECK_FALSE(readable(0));
+  std::array<std::byte, 512> data{};
+  const iovec piece{data.data(), data.size()};
+  const Call read{.kind = Call::Kind::kRead, .pieces = {&piece, 1}};
+  for (const std::uint32_t token : {0U, 1U}) ring->put(read, token);
+  CHECK(ring->submit());
+  for (int left = 2; left > 0; --left) {
+    REQUIRE(readable(60'000));
+    const auto finished = ring->take();
+    REQUIRE(finished);
+    CHECK(finished->result == 512);
+  }
+  CHECK_FALSE(ring->take());
+  CHECK_FALSE(readable(0));
 }
 
 TEST_CASE("block uring: a file that shrinks, a read-only one") {
