@@ -69,7 +69,7 @@ format_suite() {
 side_by_side() {
   export -f "$1"
   printf '%s\0' "${@:2}" |
-    xargs -0 -n 1 -P "$(nproc)" bash -c 'out=$("$0" "$1" 2>&1); status=$?; printf -- "--- %s\n%s\n" "$1" "$out"; exit "$status"' "$1"
+    xargs -0 -n 1 -P "$(nproc)" bash -c 'out=$("$0" "$1" 2>&1); status=$?; printf -- "--- %s, %d s\n%s\n" "$1" "$SECONDS" "$out"; exit "$status"' "$1"
 }
 
 fuzz() {
