@@ -106,7 +106,7 @@ guest_suite() {
 }
 
 start=$SECONDS
-need_packages "${build_packages[@]}" catch2 clang-19 libclang-rt-19-dev python3 python3-yaml python3-jsonschema file || exit 1
+need_packages "${build_packages[@]}" catch2 clang-19 libclang-rt-19-dev python3 python3-yaml python3-jsonschema skopeo umoci file || exit 1
 for name in "${suites[@]}"; do
   case $name in
     format)
