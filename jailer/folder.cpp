@@ -204,6 +204,10 @@ Status Folder::make_devices(const Options& options, Nodes nodes, Undo& undo) {
       return fail_errno(errno, "{}, which the VMM needs", device.host);
     }
     if (!S_ISCHR(host.st_mode)) return fail("{} is not a character device", device.host);
+    if (nodes == Nodes::kPlaces && ::faccessat(AT_FDCWD, device.host, R_OK | W_OK, AT_EACCESS) < 0) {
+      if (!device.needed || !options.pass_fds.empty()) continue;
+      return fail("you may not use {}: join its group, or pass an open one by --pass-fd", device.host);
+    }
     const int folder = *device.folder != '\0' ? net.get() : dev.get();
     const mode_t type = nodes == Nodes::kDevices ? S_IFCHR : S_IFREG;
     if (::mknodat(folder, device.name, type | 0600U, nodes == Nodes::kDevices ? host.st_rdev : 0) < 0) {

@@ -32,7 +32,8 @@ class Folder {
   // read or change.
   base::Status copy_executable(int source, const Options& options, Undo& undo);
   // /dev with kvm, net/tun and, where the host has it, userfaultfd. Owned by uid:gid, as nodes with the
-  // host's device numbers; or with Nodes::kPlaces empty files, for mounts on top.
+  // host's device numbers; or with Nodes::kPlaces
+  // empty files, for mounts on top, of those that the caller may use.
   enum class Nodes { kDevices, kPlaces };
   base::Status make_devices(const Options& options, Nodes nodes, Undo& undo);
   // /run, where the VMM may put its sockets, unless it is there already.

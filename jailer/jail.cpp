@@ -20,6 +20,7 @@
 #include "jailer/privileges.h"
 #include "jailer/process.h"
 #include "jailer/undo.h"
+#include "jailer/userns.h"
 
 namespace mayfly::jailer {
 
@@ -101,9 +102,13 @@ Status become_vmm(const Jail& jail, Undo& undo, const Report& report) {
   }
   // Joined before its memory is allocated, which then counts.
   TRY(jail.cgroups.join(jail.child, undo));
-  // No System V shared memory or message queue of the host's, or of another jail with the same user.
-  if (::unshare(CLONE_NEWIPC) < 0) return fail_errno(errno, "make a new IPC namespace (unshare)");
-  TRY(enter_root(jail.folder.root()));
+  if (options.userns) {
+    TRY(enter_root_in_namespace(jail.folder, options));
+  } else {
+    // No System V shared memory or message queue of the host's, or of another jail with the same user.
+    if (::unshare(CLONE_NEWIPC) < 0) return fail_errno(errno, "make a new IPC namespace (unshare)");
+    TRY(enter_root(jail.folder.root()));
+  }
   TRY(drop_privileges(options));
   if (const int abi = options.no_landlock ? 0 : landlock_abi(); abi > 0) {
     TRY(restrict_by_landlock(abi, {.executable = jail.folder.executable(), .removal = undo.folders()}));
@@ -146,6 +151,8 @@ StartTimes times_now() {
 }
 
 Status make_jail(const Options& options, const StartTimes& start) {
+  if (options.userns && ::geteuid() == 0)
+    return base::fail("--userns is for users: root's own jail is the stronger one");
   if (!options.userns && ::geteuid() != 0) return base::fail("making a jail takes root, or --userns");
   Undo undo;
   const mode_t caller_mask = ::umask(0);  // modes below are what they say
@@ -155,9 +162,10 @@ Status make_jail(const Options& options, const StartTimes& start) {
   if (!options.netns.empty()) network = TRY(open_network_namespace(options.netns.c_str()));
 
   TRY(set_oom_score(options));
+  if (options.userns) TRY(enter_user_namespace(options));
   Folder folder = TRY(Folder::create(options, undo));
   TRY(folder.copy_executable(source.get(), options, undo));
-  TRY(folder.make_devices(options, Folder::Nodes::kDevices, undo));
+  TRY(folder.make_devices(options, options.userns ? Folder::Nodes::kPlaces : Folder::Nodes::kDevices, undo));
   TRY(folder.make_run_folder(options, undo));
   const Cgroups cgroups = TRY(Cgroups::create(options, undo));
   TRY(note_cgroups(options, folder, cgroups, undo));
