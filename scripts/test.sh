@@ -69,7 +69,7 @@ format_suite() {
 side_by_side() {
   export -f "$1"
   printf '%s\0' "${@:2}" |
-    xargs -0 -n 1 -P "$(nproc)" bash -c 'out=$("$0" "$1" 2>&1); status=$?; printf -- "--- %s\n%s\n" "$1" "$out"; exit "$status"' "$1"
+    xargs -0 -n 1 -P "$(nproc)" bash -c 'out=$("$0" "$1" 2>&1); status=$?; printf -- "--- %s, %d s\n%s\n" "$1" "$SECONDS" "$out"; exit "$status"' "$1"
 }
 
 fuzz() {
@@ -106,7 +106,7 @@ guest_suite() {
 }
 
 start=$SECONDS
-need_packages "${build_packages[@]}" catch2 clang-19 libclang-rt-19-dev python3 python3-yaml python3-jsonschema file || exit 1
+need_packages "${build_packages[@]}" catch2 clang-19 libclang-rt-19-dev python3 python3-yaml python3-jsonschema skopeo umoci file || exit 1
 for name in "${suites[@]}"; do
   case $name in
     format)
