@@ -70,7 +70,7 @@ Status write_at(int folder, const std::string& name, std::string_view value, con
 }
 
 Result<UniqueFd> open_cgroup(const std::string& path) {
-  return base::open_file(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+  return base::open_file(path, O_RDONLY | O_DIRECTORY);  // systemd links "cpu" to "cpu,cpuacct"
 }
 
 // mkdir(2) of `name` in an open cgroup, unless it is there; then it is opened.

@@ -137,9 +137,11 @@ Status run_as_child(Jail jail, Undo& undo) {
         const Status failed = become_vmm(jail, none, report);
         report.failed(failed.error());
       }));
-  auto written = base::write_all(pid_file.get(), std::to_string(child.pid) + "\n");
+  if (auto written = base::write_all(pid_file.get(), std::to_string(child.pid) + "\n"); !written) {
+    stop(child);
+    return base::fail_because(std::move(written).error(), "the file of the VMM's pid");
+  }
   TRY(wait_until_executed(child));
-  if (!written) return base::fail_because(std::move(written).error(), "the file of the VMM's pid");
   undo.keep();
   return {};
 }

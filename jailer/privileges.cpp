@@ -7,6 +7,7 @@
 #include <linux/securebits.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -61,6 +62,14 @@ Status change_capabilities(const char* what, Change change) {
   return {};
 }
 
+Status check_no_folder(int fd) {
+  struct stat what {};
+  if (::fstat(fd, &what) == 0 && S_ISDIR(what.st_mode)) {
+    return base::fail("descriptor {} is a folder, by which the VMM could leave the jail", fd);
+  }
+  return {};
+}
+
 }  // namespace
 
 Status close_other_fds(const Options& options) {
@@ -73,6 +82,8 @@ Status close_other_fds(const Options& options) {
     first = number + 1;
   }
   if (::close_range(first, UINT_MAX, 0) < 0) return fail_errno(errno, "close the other files");
+  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) TRY(check_no_folder(fd));
+  for (const int fd : options.pass_fds) TRY(check_no_folder(fd));
   return {};
 }
 

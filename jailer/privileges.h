@@ -6,7 +6,8 @@
 
 namespace mayfly::jailer {
 
-// Closes every descriptor but 0, 1, 2 and those of --pass-fd, which stay open across execve(2).
+// Closes every descriptor but 0, 1, 2 and those of --pass-fd, which stay open across execve(2). None of these
+// may be a folder: openat(2) leads from it to all of the host.
 base::Status close_other_fds(const Options& options);
 
 // Descriptors 0, 1 and 2 lead somewhere: to /dev/null where the caller closed them, so that no file of ours

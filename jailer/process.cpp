@@ -67,6 +67,11 @@ Result<Child> start_child(bool new_pid_ns, int cgroup, const std::function<void(
   return child;
 }
 
+void stop(const Child& child) {
+  ::kill(child.pid, SIGKILL);
+  ::waitpid(child.pid, nullptr, 0);
+}
+
 Status wait_until_executed(const Child& child) {
   std::string said;
   std::array<char, 4096> buffer{};
@@ -79,9 +84,7 @@ Status wait_until_executed(const Child& child) {
   const bool tried = said.starts_with(kAboutToExecute);
   if (tried) said.erase(0, 1);
   if (tried && said.empty()) return {};
-  // Its end empties the cgroups, which are then removed.
-  ::kill(child.pid, SIGKILL);
-  ::waitpid(child.pid, nullptr, 0);
+  stop(child);
   if (said.empty()) return fail("the jailer's child was killed before it became the VMM");
   return fail("{}", said);
 }

@@ -31,6 +31,9 @@ struct Child {
 // `cgroup` is the folder of (-1: in the caller's). `work` does not come back; its errors go into its report.
 base::Result<Child> start_child(bool new_pid_ns, int cgroup, const std::function<void(const Report&)>& work);
 
+// Ends it, and waits for that: its end empties the cgroups, which can be removed then.
+void stop(const Child& child);
+
 // Waits until the child has executed the VMM. The error is the child's own; the child is gone then.
 base::Status wait_until_executed(const Child& child);
 

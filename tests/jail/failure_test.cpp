@@ -219,6 +219,23 @@ TEST_CASE("a second jail of the same id leaves the first alone") {
   CHECK_FALSE(first.value("node /dev/kvm").empty());
 }
 
+TEST_CASE("no folder comes into a jail as a descriptor") {
+  if (!have_root()) return;
+  const Jails jails;
+  const auto folder = base::open_file("/", O_RDONLY | O_DIRECTORY);
+  REQUIRE(folder.has_value());
+  Program passed(jails.command("folder", {"--pass-fd", "20"}, {"wait"}), {.pass_fd = folder->get()});
+  CHECK(passed.finish() == 1);
+  CHECK(passed.errors() ==
+        "mayfly-jailer: descriptor 20 is a folder, by which the VMM could leave the jail\n");
+  std::string words = "exec";
+  for (const std::string& word : jails.command("stdin", {}, {"wait"})) words += " " + word;
+  Program standard({"/bin/sh", "-c", words + " </"});
+  CHECK(standard.finish() == 1);
+  CHECK(standard.errors().find("descriptor 0 is a folder") != std::string::npos);
+  CHECK(jails.all_that_is_left().empty());
+}
+
 TEST_CASE("only root makes a jail without --userns") {
   if (!have_root()) return;
   const Jails jails;
