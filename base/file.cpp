@@ -49,7 +49,16 @@ Result<UniqueFd> open_to_append(const std::string& path) {
   struct stat what {};
   const bool fifo = ::stat(path.c_str(), &what) == 0 && S_ISFIFO(what.st_mode);
   const int access = fifo ? O_RDWR : O_WRONLY | O_CREAT | O_APPEND;
-  return open_file(path, access | O_NONBLOCK | O_NOCTTY);
+  const auto passed = passed_descriptor(path);
+  if (!passed) return open_file(path, access | O_NONBLOCK | O_NOCTTY);
+  // Opened once more where there is a /proc, so that those who share the descriptor go on waiting.
+  UniqueFd own(::open(path.c_str(), access | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+  if (own.valid()) return own;
+  own = TRY(duplicate(*passed, path, O_WRONLY));
+  const int flags = ::fcntl(own.get(), F_GETFL);
+  if (flags < 0 || ::fcntl(own.get(), F_SETFL, flags | O_NONBLOCK) < 0)
+    return fail_errno(errno, "open {}", path);
+  return own;
 }
 
 Result<std::string> read_file(const std::string& path, std::size_t limit) {

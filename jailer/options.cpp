@@ -52,7 +52,9 @@ void add_options(CLI::App& app, Options& options, Words& words) {
       ->capture_default_str();
   app.add_option("--netns", options.netns, "Join this network namespace")->type_name("PATH");
   app.add_flag("--daemonize", options.daemonize,
-               "A session of its own, and /dev/null for stdin, stdout, stderr");
+               "A session of its own, and /dev/null for stdin, stdout, stderr. Where the jailer leads a "
+               "process group, its child becomes "
+               "the VMM, as with --new-pid-ns");
   app.add_flag(
       "--new-pid-ns", options.new_pid_ns,
       "Run the VMM as the only process of a new PID namespace; its pid is in NAME.pid in the jail, and the "
