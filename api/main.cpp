@@ -144,6 +144,7 @@ Result<Outcome> run(const api::Options& options) {
   auto metadata = TRY(load_metadata(options));
   TRY(configure_log(options, configuration));
   const api::Notifier notifier = TRY(api::Notifier::create(options.notify_fd));
+  configuration.vm.kvm_path = options.kvm_path;
   configuration.vm.boot_timer = options.boot_timer;
   configuration.vm.on_guest_ready = [&notifier] { notifier.tell("guest", false); };
   // The flag wins over the file's section.

@@ -60,8 +60,8 @@ format_suite() {
   local name status=0
   git ls-files '*.h' '*.cpp' | xargs clang-format --dry-run --Werror || status=1
   while read -r name; do
-    grep -rqF "TEST_CASE(\"$name\"" tests || { printf 'docs/hostile-guest.md: there is no test "%s"\n' "$name"; status=1; }
-  done < <(grep -o '"[^"]*"' docs/hostile-guest.md | tr -d '"')
+    grep -rqF "TEST_CASE(\"$name\"" tests || { printf 'docs: there is no test "%s"\n' "$name"; status=1; }
+  done < <({ cat docs/hostile-guest.md; grep '^|' docs/security.md; } | grep -o '"[^"]*"' | tr -d '"')
   return "$status"
 }
 
@@ -133,7 +133,7 @@ for name in "${suites[@]}"; do
     lab) suite "Lab" lab/test.sh ;;
     guest)
       # What `mayfly run --net` runs, and what its test is made with.
-      need_packages iproute2 nftables passt procps || exit 1
+      need_packages curl iproute2 nftables passt procps || exit 1
       scripts/build.sh || { failed=$((failed + 1)); continue; }
       suite "Linux guests" guest_suite
       ;;
