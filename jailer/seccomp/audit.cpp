@@ -54,10 +54,12 @@ std::optional<Entry> parse(std::string_view line) {
 }
 
 std::string call_name(long number) {
+  static std::map<long, std::string> known;
+  if (const auto found = known.find(number); found != known.end()) return found->second;
   char* const name = ::seccomp_syscall_resolve_num_arch(SCMP_ARCH_X86_64, static_cast<int>(number));
   std::string text = name != nullptr ? name : fmt::to_string(number);
   ::free(name);  // NOLINT: libseccomp's malloc
-  return text;
+  return known[number] = text;
 }
 
 // vcpu0 is a vcpu.
@@ -83,7 +85,9 @@ void Audit::add(std::string_view line) {
   static const long install = ::seccomp_syscall_resolve_name("seccomp");
   static const long exit = ::seccomp_syscall_resolve_name("exit");
   static const long exit_group = ::seccomp_syscall_resolve_name("exit_group");
-  if (entry->call == install && !confined_.contains(entry->task)) {
+  // No policy allows it to a thread that has a filter: this is another thread of that number, or another
+  // record.
+  if (entry->call == install) {
     confined_.emplace(entry->task);
     return;
   }
