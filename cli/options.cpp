@@ -28,6 +28,10 @@ seconds end the machine at once.
 Kernel and root file system are taken from $MAYFLY_ARTIFACTS, or else from artifacts/ of the tree that mayfly
 was built in, PREFIX/share/mayfly or /usr/share/mayfly; with several CPUs the kernel is vmlinux-smp.
 
+With --detach mayfly goes on in the background once the command has started, and prints the machine's name. Standard
+input is empty then, and `mayfly logs` has what the command writes. The machine ends with its command; without one it
+is there for `mayfly exec` until `mayfly stop`.
+
 With --net the guest has a network interface and gets to wherever this host gets to by IPv4. As root that is a
 tap with address translation by nftables: the guest reaches neither services of this host nor other guests. For
 other users passt does it, and the guest reaches what a program of theirs would reach outside of 127.0.0.1. All
@@ -45,6 +49,7 @@ Examples:
   mayfly run --timeout 2 -- sleep 60; echo $?          124
   mayfly run --net -- nslookup example.com
   mayfly run --publish 8080:80 -- httpd -f -p 80       at http://localhost:8080
+  mayfly run --detach --name web --publish 8080:80 -- httpd -f -p 80
   mayfly run --timing -- true                          where the milliseconds go
 )";
 
@@ -57,7 +62,13 @@ constexpr std::string_view kMainHelp =
 
 Usage: mayfly COMMAND …
 
-  run [OPTIONS] -- COMMAND [ARG…]   run a command in a fresh microVM
+  run [OPTIONS] -- COMMAND [ARG…]   run a command in a fresh microVM; with --detach, leave it running
+  ps                                list the machines that run detached
+  logs [-f] NAME                    what a machine's command has written
+  inspect NAME…                     all that is known of machines
+  stop NAME…                        end machines in good order
+  kill NAME…                        end machines at once
+  wait NAME…                        wait for the end of machines
   image build SOURCE -o FILE        make a root file system from a folder or a tar archive
   drive create|show|flatten         copy-on-write drives: clone an image, look at it, make it whole
   doctor                            what this machine can do, and what to do about what it cannot

@@ -149,7 +149,7 @@ Result<int> run_in_vm(const RunOptions& options, const RunFiles& files, std::uin
   }
   ::signal(SIGPIPE, SIG_IGN);
   RuntimeFolder folder = TRY(RuntimeFolder::create());
-  Keeper keeper = TRY(Keeper::start(folder.path(), options.tty ? STDIN_FILENO : -1));
+  Keeper keeper = TRY(Keeper::start({.folder = folder.path(), .terminal = options.tty ? STDIN_FILENO : -1}));
   auto loop = TRY(base::EventLoop::create());
   Run run(options, std::move(folder), std::move(keeper), std::move(loop), start_ns);
   TRY(run.start(files));
