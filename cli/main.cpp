@@ -18,6 +18,7 @@
 #include "cli/doctor.h"
 #include "cli/drive_command.h"
 #include "cli/image_command.h"
+#include "cli/image_run.h"
 #include "cli/lifecycle.h"
 #include "cli/options.h"
 #include "cli/run.h"
@@ -29,10 +30,15 @@ using namespace mayfly;
 using base::Result;
 
 Result<int> run(std::span<const std::string> words, std::uint64_t start_ns) {
-  const auto parsed = TRY(cli::parse_run(words));
+  auto parsed = TRY(cli::parse_run(words));
   if (!parsed.options) {
     fmt::print("{}", parsed.help);
     return 0;
+  }
+  if (!parsed.options->image.empty()) {
+    const cli::ImageStore store(TRY(cli::ImageStore::default_folder()));
+    const cli::StoredImage image = TRY(store.find(parsed.options->image));
+    TRY(cli::apply_image(image, *parsed.options));
   }
   const std::string folder = TRY(base::executable_folder());
   const cli::RunFiles files = TRY(cli::find_files(*parsed.options, folder));

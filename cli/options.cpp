@@ -32,6 +32,9 @@ With --detach mayfly goes on in the background once the command has started, and
 input is empty then, and `mayfly logs` has what the command writes. The machine ends with its command; without one it
 is there for `mayfly exec` until `mayfly stop`.
 
+IMAGE is one that `mayfly image import` has stored, and says what command is run where none is given, as whom, where and
+with which environment. A command is put after its entrypoint.
+
 With --net the guest has a network interface and gets to wherever this host gets to by IPv4. As root that is a
 tap with address translation by nftables: the guest reaches neither services of this host nor other guests. For
 other users passt does it, and the guest reaches what a program of theirs would reach outside of 127.0.0.1. All
@@ -50,6 +53,7 @@ Examples:
   mayfly run --net -- nslookup example.com
   mayfly run --publish 8080:80 -- httpd -f -p 80       at http://localhost:8080
   mayfly run --detach --name web --publish 8080:80 -- httpd -f -p 80
+  mayfly run alpine -- cat /etc/os-release             an image that was imported
   mayfly run --timing -- true                          where the milliseconds go
 )";
 
@@ -62,7 +66,7 @@ constexpr std::string_view kMainHelp =
 
 Usage: mayfly COMMAND …
 
-  run [OPTIONS] -- COMMAND [ARG…]   run a command in a fresh microVM; with --detach, leave it running
+  run [IMAGE] -- COMMAND [ARG…]     run a command in a fresh microVM; with --detach, leave it running
   ps                                list the machines that run detached
   logs [-f] NAME                    what a machine's command has written
   inspect NAME…                     all that is known of machines
@@ -137,11 +141,25 @@ Status parse_texts(const std::string& timeout, const std::string& boot_timeout, 
   return {};
 }
 
+// The first word before "--" is an image's name.
+Status take_image(RunOptions& options) {
+  if (!options.rootfs.empty()) {
+    return fail("--rootfs and the image {} exclude each other; a command stands after --",
+                options.command.front());
+  }
+  options.image = std::move(options.command.front());
+  options.command.erase(options.command.begin());
+  if (!options.command.empty() && options.command.front() == "--")
+    options.command.erase(options.command.begin());
+  return {};
+}
+
 // What needs somebody who waits, or somebody who does not.
 Status check_detach(const RunOptions& options) {
   if (!options.detach) {
     if (!options.name.empty()) return fail("--name is for machines that stay: add --detach");
-    if (options.command.empty()) return fail("no command given: mayfly run [OPTIONS] -- COMMAND [ARG...]");
+    if (options.command.empty() && options.image.empty())
+      return fail("no command given: mayfly run [OPTIONS] -- COMMAND [ARG...]");
     return {};
   }
   if (!options.name.empty()) TRY(check_machine_name(options.name));
@@ -205,17 +223,19 @@ Result<Parsed<RunOptions>> parse_run(std::span<const std::string> words) {
 
   SplitWords split = TRY(parse_before_command(app, words, "run"));
   if (!split.help.empty()) {
-    replace_first(split.help, "mayfly run [OPTIONS]", "mayfly run [OPTIONS] [--] COMMAND [ARG...]");
+    replace_first(split.help, "mayfly run [OPTIONS]", "mayfly run [OPTIONS] [IMAGE] [-- COMMAND [ARG...]]");
     replace_first(split.help, kTimingFlag, "--timing[=json]");
     replace_first(split.help, kNetFlag, "--net[=tap|passt]");
     return Parsed<RunOptions>{std::nullopt, split.help};
   }
   if (read_only && writable) return fail("--read-only and --writable exclude each other");
   options.command = std::move(split.command);
+  if (!options.command.empty() && !split.separated) TRY(take_image(options));
   if (!options.command.empty() && options.command.front().empty())
     return fail("the command is an empty word");
   options.root_mode = read_only ? RootMode::kReadOnly : writable ? RootMode::kWritable : RootMode::kScratch;
   TRY(take_command_texts(texts, options));
+  options.user_given = !texts.user.empty();
   TRY(parse_texts(timeout, boot_timeout, timing, options));
   TRY(parse_network(network, publishes, nameservers, options));
   TRY(check_detach(options));

@@ -55,6 +55,8 @@ struct RunOptions : CommandOptions {
   std::uint64_t memory_mib = kDefaultMemoryMib;
   std::string kernel;  // empty: the one that was built
   std::string rootfs;  // likewise
+  std::string image;   // of the image store, in place of rootfs
+  bool user_given = false;
   RootMode root_mode = RootMode::kScratch;
   std::optional<std::chrono::milliseconds> timeout;
   std::chrono::milliseconds boot_timeout = kDefaultBootTimeout;

@@ -94,8 +94,8 @@ Result<SplitWords> parse_before_command(CLI::App& app, std::span<const std::stri
     return fail("unknown option {} (see mayfly {} --help)", split.command.front(), name);
   }
   if (separator != words.end()) {
-    const bool belongs_to_command = !split.command.empty();
-    split.command.insert(split.command.end(), separator + (belongs_to_command ? 0 : 1), words.end());
+    split.separated = split.command.empty();
+    split.command.insert(split.command.end(), separator + (split.separated ? 1 : 0), words.end());
   }
   return split;
 }

@@ -37,6 +37,7 @@ base::Status take_command_texts(const CommandTexts& texts, CommandOptions& optio
 struct SplitWords {
   std::string help;                  // or else:
   std::vector<std::string> command;  // with a "--" in it that came after its first word
+  bool separated = false;            // by a "--" before its first word
 };
 base::Result<SplitWords> parse_before_command(CLI::App& app, std::span<const std::string> words,
                                               const char* name);

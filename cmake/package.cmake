@@ -1,6 +1,6 @@
 # What `cmake --install` puts where, and the Debian package (cpack -G DEB in build/release). Of a tree that
 # scripts/build.sh has built: the guest kernels and the root file system are in artifacts/.
-install(TARGETS mayfly mayfly-vmm mayfly-init DESTINATION bin)
+install(TARGETS mayfly mayfly-filter mayfly-init mayfly-jailer mayfly-vmm DESTINATION bin)
 install(FILES artifacts/vmlinux artifacts/vmlinux-smp artifacts/rootfs.ext4 DESTINATION share/mayfly)
 install(FILES scripts/mayfly@.service DESTINATION lib/systemd/system)
 install(FILES README.md LICENSE DESTINATION share/doc/mayfly)
@@ -9,7 +9,7 @@ install(FILES LICENSE DESTINATION share/doc/mayfly RENAME copyright)
 add_custom_command(OUTPUT ${CMAKE_BINARY_DIR}/man
   COMMAND ${CMAKE_COMMAND} -E rm -rf ${CMAKE_BINARY_DIR}/man
   COMMAND ${PROJECT_SOURCE_DIR}/scripts/man.sh $<TARGET_FILE_DIR:mayfly> ${CMAKE_BINARY_DIR}/man
-  DEPENDS mayfly mayfly-vmm ${PROJECT_SOURCE_DIR}/scripts/man.sh)
+  DEPENDS mayfly mayfly-filter mayfly-jailer mayfly-vmm ${PROJECT_SOURCE_DIR}/scripts/man.sh)
 add_custom_target(manual ALL DEPENDS ${CMAKE_BINARY_DIR}/man)
 install(DIRECTORY ${CMAKE_BINARY_DIR}/man/ DESTINATION share/man/man1)
 

@@ -28,6 +28,6 @@ page() {
   done
 }
 
-for command in mayfly mayfly-vmm mayfly-jailer; do
+for command in mayfly mayfly-filter mayfly-jailer mayfly-vmm; do
   [ ! -x "$bin/$command" ] || page "$command" || exit 1
 done
