@@ -161,6 +161,7 @@ Result<Outcome> run(const api::Options& options) {
   const api::Confinement confinement = TRY(api::Confinement::create(options));
   using Thread = jailer::seccomp::Thread;
   const api::Notifier notifier = TRY(api::Notifier::create(options.notify_fd));
+  configuration.vm.kvm_path = options.kvm_path;
   configuration.vm.boot_timer = options.boot_timer;
   configuration.vm.confine_vcpu = [&confinement] { return confinement.confine(Thread::kVcpu); };
   configuration.vm.on_guest_ready = [&notifier] { notifier.tell("guest", false); };

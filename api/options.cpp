@@ -64,6 +64,12 @@ void add_control_options(CLI::App& app, Options& options) {
                  "The most metadata there may be, as JSON [as --http-api-max-payload-size]")
       ->type_name("BYTES")
       ->check(CLI::Range(std::size_t{2}, kMostBytes));
+  app.add_option("--kvm", options.kvm_path,
+                 "The KVM device. This and paths of drives, kernels and other files, and host_dev_name, may "
+                 "be /dev/fd/N: a "
+                 "descriptor this process was started with")
+      ->type_name("PATH")
+      ->capture_default_str();
   app.add_flag("--boot-timer", options.boot_timer,
                "Log the boot time when the guest writes 123 to 0xc0000000");
   app.add_option(

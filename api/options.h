@@ -15,6 +15,7 @@ struct Options {
   std::string config_file;
   std::string metadata_file;
   std::string id = "anonymous-instance";
+  std::string kvm_path = "/dev/kvm";
   std::string log_path;
   std::string level;
   std::string module;

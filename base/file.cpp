@@ -6,13 +6,39 @@
 
 #include <array>
 #include <cerrno>
+#include <charconv>
 #include <climits>
 
 #include "base/draft.h"
 
 namespace mayfly::base {
 
+std::optional<int> passed_descriptor(std::string_view path) {
+  constexpr std::string_view kFolder = "/dev/fd/";
+  if (!path.starts_with(kFolder)) return std::nullopt;
+  path.remove_prefix(kFolder.size());
+  int number = -1;
+  const auto [end, error] = std::from_chars(path.data(), path.data() + path.size(), number);
+  if (error != std::errc{} || end != path.data() + path.size() || number < 0) return std::nullopt;
+  return number;
+}
+
+namespace {
+
+Result<UniqueFd> duplicate(int passed, const std::string& path, int flags) {
+  const int now = ::fcntl(passed, F_GETFL);
+  if (now < 0) return fail_errno(errno, "open {}", path);
+  const int has = now & O_ACCMODE;
+  if (has != O_RDWR && has != (flags & O_ACCMODE)) return fail_errno(EACCES, "open {}", path);
+  UniqueFd fd(::fcntl(passed, F_DUPFD_CLOEXEC, 0));
+  if (!fd.valid()) return fail_errno(errno, "open {}", path);
+  return fd;
+}
+
+}  // namespace
+
 Result<UniqueFd> open_file(const std::string& path, int flags, unsigned mode) {
+  if (const auto passed = passed_descriptor(path)) return duplicate(*passed, path, flags);
   UniqueFd fd(::open(path.c_str(), flags | O_CLOEXEC, mode));
   if (!fd.valid()) return fail_errno(errno, "open {}", path);
   return fd;
@@ -23,7 +49,16 @@ Result<UniqueFd> open_to_append(const std::string& path) {
   struct stat what {};
   const bool fifo = ::stat(path.c_str(), &what) == 0 && S_ISFIFO(what.st_mode);
   const int access = fifo ? O_RDWR : O_WRONLY | O_CREAT | O_APPEND;
-  return open_file(path, access | O_NONBLOCK | O_NOCTTY);
+  const auto passed = passed_descriptor(path);
+  if (!passed) return open_file(path, access | O_NONBLOCK | O_NOCTTY);
+  // Opened once more where there is a /proc, so that those who share the descriptor go on waiting.
+  UniqueFd own(::open(path.c_str(), access | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+  if (own.valid()) return own;
+  own = TRY(duplicate(*passed, path, O_WRONLY));
+  const int flags = ::fcntl(own.get(), F_GETFL);
+  if (flags < 0 || ::fcntl(own.get(), F_SETFL, flags | O_NONBLOCK) < 0)
+    return fail_errno(errno, "open {}", path);
+  return own;
 }
 
 Result<std::string> read_file(const std::string& path, std::size_t limit) {

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -12,7 +13,11 @@
 
 namespace mayfly::base {
 
-// open(2) with O_CLOEXEC; the error names the path.
+// The N of "/dev/fd/N": a descriptor that this process was started with, such as one passed into a jail.
+std::optional<int> passed_descriptor(std::string_view path);
+
+// open(2) with O_CLOEXEC; the error names the path. A passed descriptor is duplicated instead, which works
+// without /proc and whatever file it is; it must be open for the access that is asked for.
 Result<UniqueFd> open_file(const std::string& path, int flags, unsigned mode = 0600);
 
 // What lines are added to without ever waiting: a file (made if missing, appended to) or a FIFO (opened

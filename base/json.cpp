@@ -2,6 +2,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/file.h"
+
 namespace mayfly::base {
 
 using nlohmann::json;
@@ -37,6 +39,11 @@ Result<json> parse_json(std::string_view text, std::string_view what) {
   json value = json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (value.is_discarded()) return fail("{} is not valid JSON", what);
   return value;
+}
+
+Result<json> read_json(const std::string& path) {
+  const std::string text = TRY(read_file(path));
+  return parse_json(text, path);
 }
 
 std::string to_text(const json& value) {

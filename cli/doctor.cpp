@@ -108,6 +108,41 @@ Check check_memory(const HostFacts& facts) {
           off ? "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled, for faster guests" : ""};
 }
 
+// What mayfly-jailer can do for who asks.
+Check check_jail(const HostFacts& facts) {
+  const std::string name = "jail";
+  const std::string landlock =
+      facts.landlock_abi > 0 ? fmt::format(", with Landlock {}", facts.landlock_abi) : ", without Landlock";
+  if (facts.root) return {name, State::kGood, "mayfly-jailer, as root" + landlock, {}};
+  if (facts.user_namespace_error == 0) {
+    return {name, State::kGood, "mayfly-jailer --userns, without root" + landlock, {}};
+  }
+  return {name, State::kNote, "for root only: no user namespaces", "see user namespaces, below"};
+}
+
+// Ways from one guest to another's data that no jail closes (docs/security.md).
+Check check_leaks(const HostFacts& facts) {
+  std::vector<std::string> found = facts.unmitigated;
+  std::vector<std::string> remedies;
+  if (!found.empty()) remedies.emplace_back("new firmware and kernel, no mitigations=off");
+  if (facts.smt) {
+    found.emplace_back("SMT");
+    remedies.emplace_back("echo off >/sys/devices/system/cpu/smt/control");
+  }
+  if (facts.ksm) {
+    found.emplace_back("KSM");
+    remedies.emplace_back("echo 2 >/sys/kernel/mm/ksm/run");
+  }
+  if (facts.swap) {
+    found.emplace_back("swap");
+    remedies.emplace_back("swapoff -a");
+  }
+  const std::string name = "leaks between guests";
+  if (found.empty()) return {name, State::kGood, "none known: CPU mitigated; no SMT, KSM or swap", {}};
+  return {name, State::kNote, fmt::format("{}", fmt::join(found, " ")),
+          fmt::format("for guests of different owners: {}", fmt::join(remedies, "; "))};
+}
+
 // `mayfly run --net`, in the two ways there are.
 Check check_net_by_tap(const HostFacts& facts) {
   const std::string name = "--net=tap";
@@ -164,6 +199,8 @@ std::vector<Check> assess(const HostFacts& facts) {
   checks.push_back(check_error("/dev/net/tun", facts.tun_error, "modprobe tun, for guests with a network"));
   checks.push_back(check_net_by_tap(facts));
   checks.push_back(check_net_by_passt(facts));
+  checks.push_back(check_jail(facts));
+  checks.push_back(check_leaks(facts));
   checks.push_back(check_cgroups(facts));
   checks.push_back(check_error("user namespaces", facts.user_namespace_error,
                                "sysctl kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000"));

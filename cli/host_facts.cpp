@@ -15,6 +15,7 @@
 #include <array>
 #include <cerrno>
 #include <charconv>
+#include <filesystem>
 #include <sstream>
 
 #include "base/file.h"
@@ -98,6 +99,18 @@ void look_at_system_calls(HostFacts& facts) {
   facts.userfaultfd_error = error_of(::syscall(SYS_userfaultfd, O_CLOEXEC));
 }
 
+void look_at_leaks(HostFacts& facts, const std::string& meminfo) {
+  const std::filesystem::path folder = "/sys/devices/system/cpu/vulnerabilities";
+  std::error_code none;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, none)) {
+    if (text_of(entry.path()).starts_with("Vulnerable")) facts.unmitigated.push_back(entry.path().filename());
+  }
+  std::ranges::sort(facts.unmitigated);
+  facts.smt = text_of("/sys/devices/system/cpu/smt/active").starts_with('1');
+  facts.ksm = text_of("/sys/kernel/mm/ksm/run").starts_with('1');
+  facts.swap = meminfo_number(meminfo, "SwapTotal") > 0;
+}
+
 }  // namespace
 
 HostFacts gather_facts(const std::string& executable_folder) {
@@ -111,6 +124,7 @@ HostFacts gather_facts(const std::string& executable_folder) {
   const std::string meminfo = text_of("/proc/meminfo");
   facts.huge_pages_free = meminfo_number(meminfo, "HugePages_Free");
   facts.huge_pages_total = meminfo_number(meminfo, "HugePages_Total");
+  look_at_leaks(facts, meminfo);
   const auto files = locate_files(executable_folder);
   facts.vmm = files.vmm;
   facts.kernel = files.kernel;

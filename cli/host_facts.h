@@ -33,6 +33,11 @@ struct HostFacts {
   std::string transparent_huge_pages;  // the setting in force; empty: not built in
   std::uint64_t huge_pages_free = 0;
   std::uint64_t huge_pages_total = 0;
+  std::vector<std::string>
+      unmitigated;   // names in /sys/devices/system/cpu/vulnerabilities that say "Vulnerable"
+  bool smt = false;  // two threads of a core run at once
+  bool ksm = false;  // the kernel merges equal pages
+  bool swap = false;
   std::string kernel;  // paths of the artifacts; empty: not found
   std::string rootfs;
   std::string vmm;

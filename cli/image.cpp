@@ -15,6 +15,7 @@
 #include "base/file.h"
 #include "cli/image_tree.h"
 #include "cli/tool.h"
+#include "cli/workshop.h"
 
 namespace mayfly::cli {
 namespace {
@@ -38,32 +39,6 @@ constexpr const char* kFixedHashSeed = "6d61796f-666c-4900-8000-000000000002";
 // What a mount need not read or start is left out: a journal, checksums, room to grow, lazily made tables.
 constexpr const char* kFeatures =
     "none,dir_index,dir_nlink,ext_attr,extent,extra_isize,filetype,flex_bg,large_file,sparse_super";
-
-// A folder beside the output for all that is in the making; gone with this object.
-class Workshop {
- public:
-  static Result<Workshop> create(const std::string& folder) {
-    std::string name = folder + "/.mayfly-image-XXXXXX";
-    if (::mkdtemp(name.data()) == nullptr) return fail_errno(errno, "make a folder in {}", folder);
-    return Workshop(std::move(name));
-  }
-  ~Workshop() {
-    if (!path_.empty()) remove_tree(path_);
-  }
-  Workshop(Workshop&& other) noexcept : path_(std::exchange(other.path_, {})) {}
-  Workshop(const Workshop&) = delete;
-  Workshop& operator=(const Workshop&) = delete;
-  Workshop& operator=(Workshop&&) = delete;
-
-  [[nodiscard]] std::string tree() const { return path_ + "/tree"; }
-  [[nodiscard]] std::string image() const { return path_ + "/image"; }
-  [[nodiscard]] std::string owners() const { return path_ + "/owners"; }  // fakeroot's memory
-  [[nodiscard]] std::string script() const { return path_ + "/script"; }
-
- private:
-  explicit Workshop(std::string path) : path_(std::move(path)) {}
-  std::string path_;
-};
 
 class Builder {
  public:
@@ -166,9 +141,9 @@ bool Builder::disk_is_full() const {
 Status Builder::run(std::vector<std::string> words, bool with_owners) {
   std::vector<std::string> prefix;
   if (with_owners && fakeroot_) {
-    prefix = {"fakeroot", "-s", workshop_.owners()};
-    if (::access(workshop_.owners().c_str(), F_OK) == 0)
-      prefix.insert(prefix.end(), {"-i", workshop_.owners()});
+    prefix = {"fakeroot", "-s", workshop_.path("owners")};
+    if (::access(workshop_.path("owners").c_str(), F_OK) == 0)
+      prefix.insert(prefix.end(), {"-i", workshop_.path("owners")});
     prefix.emplace_back("--");
   } else if (with_owners && !root_) {
     prefix = {"unshare", "--user", "--map-root-user", "--"};
@@ -186,7 +161,7 @@ Status Builder::run(std::vector<std::string> words, bool with_owners) {
 }
 
 Status Builder::unpack() {
-  tree_ = workshop_.tree();
+  tree_ = workshop_.path("tree");
   if (::mkdir(tree_.c_str(), 0755) != 0)
     return fail_errno(errno, "make a folder in {}", folder_of(request_.output));
   std::vector<std::string> words{"tar",
@@ -256,7 +231,7 @@ Status Builder::make_file_system(const Tree& tree) {
                                  "-d",
                                  tree_};
   if (date_) words.insert(words.end(), {"-U", kFixedUuid});
-  words.push_back(workshop_.image());
+  words.push_back(workshop_.path("image"));
   words.push_back(std::to_string(summary_.size_bytes / kImageBlock));
   auto made = run(std::move(words), true);
   if (!made) return fail_because(std::move(made).error(), "cannot make the image");
@@ -304,9 +279,15 @@ Result<std::string> Builder::finishing_script(const Tree& tree) const {
   for (const char* const field : {"mode 0100755", "uid 0", "gid 0"}) {
     script += fmt::format("set_inode_field {} {}\n", kInitName, field);
   }
+  for (const FileOwner& owner : request_.owners) {
+    if (owner.path.find('\n') != std::string::npos) continue;  // debugfs has no word for it
+    const std::string path = debugfs_word(owner.path);
+    script +=
+        fmt::format("set_inode_field {0} uid {1}\nset_inode_field {0} gid {2}\n", path, owner.uid, owner.gid);
+  }
   if (!date_) return script;
   for (const TreeEntry& entry : tree.entries) {
-    if (entry.path.find('\n') != std::string::npos) continue;  // debugfs has no word for it
+    if (entry.path.find('\n') != std::string::npos) continue;
     const std::string path = debugfs_word(entry.path);
     for (const char* const field : {"atime", "ctime"}) {
       script += fmt::format("set_inode_field {} {} @{}\n", path, field, *date_);
@@ -318,8 +299,9 @@ Result<std::string> Builder::finishing_script(const Tree& tree) const {
 
 Status Builder::finish_file_system(const Tree& tree) {
   const std::string script = TRY(finishing_script(tree));
-  TRY(base::write_file_atomically(workshop_.script(), script));
-  Tool tool{.words = {"debugfs", "-w", "-f", workshop_.script(), workshop_.image()}, .environment = {}};
+  TRY(base::write_file_atomically(workshop_.path("script"), script));
+  Tool tool{.words = {"debugfs", "-w", "-f", workshop_.path("script"), workshop_.path("image")},
+            .environment = {}};
   if (date_) tool.environment.push_back("E2FSPROGS_FAKE_TIME=" + std::to_string(*date_));
   const std::string report = TRY(run_tool(tool, signals_));
   // It always ends with status 0; after its name, what it says are errors.
@@ -341,12 +323,12 @@ Result<ImageSummary> Builder::build() {
   TRY(make_file_system(tree));
   TRY(finish_file_system(tree));
 
-  const base::UniqueFd image = TRY(base::open_file(workshop_.image(), O_RDONLY));
+  const base::UniqueFd image = TRY(base::open_file(workshop_.path("image"), O_RDONLY));
   struct stat made {};
   if (::fsync(image.get()) != 0 || ::fstat(image.get(), &made) != 0)
     return fail_errno(errno, "write {}", request_.output);
   if (HeldSignals::stop_asked()) return fail("interrupted");
-  if (::rename(workshop_.image().c_str(), request_.output.c_str()) != 0) {
+  if (::rename(workshop_.path("image").c_str(), request_.output.c_str()) != 0) {
     return fail_errno(errno, "write {}", request_.output);
   }
   summary_.entries = tree.entries.size();
@@ -357,10 +339,14 @@ Result<ImageSummary> Builder::build() {
 }  // namespace
 
 Result<ImageSummary> build_image(const ImageRequest& request) {
+  const HeldSignals signals;
+  return build_image(request, signals);
+}
+
+Result<ImageSummary> build_image(const ImageRequest& request, const HeldSignals& signals) {
   TRY(source_is_folder(request.source));
   TRY(check_output(request));
   TRY(find_init(request));
-  const HeldSignals signals;
   const Workshop workshop = TRY(Workshop::create(folder_of(request.output)));
   return Builder(request, workshop, signals).build();
 }

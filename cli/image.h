@@ -9,11 +9,20 @@
 
 namespace mayfly::cli {
 
+class HeldSignals;
+
+struct FileOwner {
+  std::string path;  // from the root of the image, with a leading slash
+  std::uint32_t uid;
+  std::uint32_t gid;
+};
+
 struct ImageRequest {
   std::string source;  // a folder, a tar archive (compressed or not), or "-": an archive on standard input
   std::string output;  // replaced if it exists, when the new image is complete
-  std::uint64_t size_mib = 0;  // of the file system; 0: what the content needs and room to spare
-  std::string init;            // the mayfly-init to put in; "": the one beside this program
+  std::uint64_t size_mib = 0;     // of the file system; 0: what the content needs and room to spare
+  std::string init;               // the mayfly-init to put in; "": the one beside this program
+  std::vector<FileOwner> owners;  // other than those in the source
 };
 
 struct ImageSummary {
@@ -34,5 +43,7 @@ struct ImageSummary {
 // The source is not changed. On failure, and when SIGINT, SIGTERM or SIGHUP comes in between, nothing is left
 // behind; those signals are blocked while it runs. The errors are sentences with the remedy.
 base::Result<ImageSummary> build_image(const ImageRequest& request);
+// For who holds the signals already.
+base::Result<ImageSummary> build_image(const ImageRequest& request, const HeldSignals& signals);
 
 }  // namespace mayfly::cli

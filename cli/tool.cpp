@@ -41,8 +41,11 @@ std::string locate(const std::string& name) {
 const char* package_of(std::string_view tool) {
   if (tool == "mke2fs" || tool == "debugfs") return "e2fsprogs";
   if (tool == "nft") return "nftables";
-  if (tool == "passt") return "passt";
-  return tool == "tar" ? "tar" : "fakeroot";
+  if (tool == "unshare") return "util-linux";
+  for (const char* const package : {"passt", "skopeo", "tar", "umoci"}) {
+    if (tool == package) return package;
+  }
+  return "fakeroot";
 }
 
 std::vector<char*> pointers(std::vector<std::string>& words) {

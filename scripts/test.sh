@@ -61,8 +61,8 @@ format_suite() {
   local name status=0
   git ls-files '*.h' '*.cpp' | xargs clang-format --dry-run --Werror || status=1
   while read -r name; do
-    grep -rqF "TEST_CASE(\"$name\"" tests || { printf 'docs/hostile-guest.md: there is no test "%s"\n' "$name"; status=1; }
-  done < <(grep -o '"[^"]*"' docs/hostile-guest.md | tr -d '"')
+    grep -rqF "TEST_CASE(\"$name\"" tests || { printf 'docs: there is no test "%s"\n' "$name"; status=1; }
+  done < <({ cat docs/hostile-guest.md; grep '^|' docs/security.md; } | grep -o '"[^"]*"' | tr -d '"')
   return "$status"
 }
 
@@ -70,7 +70,7 @@ format_suite() {
 side_by_side() {
   export -f "$1"
   printf '%s\0' "${@:2}" |
-    xargs -0 -n 1 -P "$(nproc)" bash -c 'out=$("$0" "$1" 2>&1); status=$?; printf -- "--- %s\n%s\n" "$1" "$out"; exit "$status"' "$1"
+    xargs -0 -n 1 -P "$(nproc)" bash -c 'out=$("$0" "$1" 2>&1); status=$?; printf -- "--- %s, %d s\n%s\n" "$1" "$SECONDS" "$out"; exit "$status"' "$1"
 }
 
 fuzz() {
@@ -117,7 +117,7 @@ guest_suite() {
 }
 
 start=$SECONDS
-need_packages "${build_packages[@]}" catch2 clang-19 libclang-rt-19-dev python3 python3-yaml python3-jsonschema file || exit 1
+need_packages "${build_packages[@]}" catch2 clang-19 libclang-rt-19-dev python3 python3-yaml python3-jsonschema skopeo umoci file || exit 1
 for name in "${suites[@]}"; do
   case $name in
     format)

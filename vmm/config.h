@@ -58,6 +58,7 @@ struct VmConfig {
   std::optional<virtio::vsock::Config> vsock;
   std::optional<mmds::Config> mmds;       // its interfaces are among network_interfaces
   std::shared_ptr<mmds::Store> metadata;  // what it serves, shared with whoever changes it; null: nothing
+  std::string kvm_path = "/dev/kvm";      // or /dev/fd/N, one that was passed in
   bool boot_timer = false;
   std::function<void()> on_guest_ready = {};  // the guest told the boot timer; on a vCPU's thread
   // The first act of each vCPU's thread, on it, before any guest instruction: to give up what it will not

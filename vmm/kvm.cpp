@@ -11,6 +11,8 @@
 #include <cerrno>
 #include <string_view>
 
+#include "base/file.h"
+
 namespace mayfly::vmm {
 
 using base::fail;
@@ -85,9 +87,9 @@ constexpr std::size_t kMostCpuidEntries = 256;  // KVM_MAX_CPUID_ENTRIES
 // --- Kvm
 
 Result<Kvm> Kvm::open(const std::string& path) {
-  base::UniqueFd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC));
-  if (!fd.valid()) {
-    const int code = errno;
+  auto opened = base::open_file(path, O_RDWR);
+  if (!opened) {
+    const int code = opened.error().code;
     switch (code) {
       case ENOENT:
       case ENODEV:
@@ -106,6 +108,7 @@ Result<Kvm> Kvm::open(const std::string& path) {
         return fail_errno(code, "open {}", path);
     }
   }
+  base::UniqueFd fd = std::move(*opened);
   const int version = TRY(call(fd, KVM_GET_API_VERSION, 0, "KVM_GET_API_VERSION (is it a KVM device?)"));
   if (version != KVM_API_VERSION) {
     return fail("{} speaks KVM API version {}, this program {}: use another host kernel", path, version,

@@ -386,7 +386,7 @@ Result<std::unique_ptr<Machine>> Machine::create(const VmConfig& config, base::E
   // Clearing and filling pages is most of the start, and KVM has no part in it: it gets a thread of its own
   // while this one makes the machine. Every return from here waits for it.
   auto loading = std::async(std::launch::async, load_images, memory, std::cref(config.boot));
-  const Kvm kvm = TRY(Kvm::open());
+  const Kvm kvm = TRY(Kvm::open(config.kvm_path));
   auto machine =
       std::make_unique<KvmMachine>(TRY(kvm.create_vm()), std::move(memory), loop, std::move(on_exit));
   TRY(machine->set_up_vm());

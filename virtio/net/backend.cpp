@@ -29,6 +29,7 @@ namespace {
 constexpr off_t kNowhere = -1;
 
 constexpr const char* kTunDevice = "/dev/net/tun";
+constexpr int kTapFlags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;  // one queue, and nothing but headers of virtio
 
 // Which of the kernel's offloads a driver's feature stands for. Packets that the driver leaves to us to cut
 // or to sum up (HOST_*, CSUM) need nothing set: the kernel takes them from any tap with a vnet header.
@@ -103,6 +104,7 @@ class TapBackend final : public Backend {
 }  // namespace
 
 Status check_tap_name(const std::string& name) {
+  if (base::passed_descriptor(name)) return {};
   const bool odd = name == "." || name == ".." || std::ranges::any_of(name, [](char c) {
                      return c == '/' || c == ':' || c <= ' ' || c == '\x7f';
                    });
@@ -158,8 +160,26 @@ Status attach(int fd, const std::string& name) {
   }
   ifreq request{};
   std::ranges::copy(name, std::begin(request.ifr_name));
-  request.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+  request.ifr_flags = kTapFlags;
   if (::ioctl(fd, TUNSETIFF, &request) < 0) return explain_attach(errno, name);
+  return {};
+}
+
+// What was passed in is a tap, attached as attach() does it.
+Status check_passed(int fd, const std::string& name) {
+  ifreq request{};
+  if (::ioctl(fd, TUNGETIFF, &request) < 0) return fail_errno(errno, "{} is not an attached tap", name);
+  constexpr int kMatter = IFF_TUN | IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE;
+  if ((request.ifr_flags & kMatter) != kTapFlags) {
+    return fail("{} is not a tap that was attached with IFF_TAP | IFF_NO_PI | IFF_VNET_HDR", name);
+  }
+  const int flags = ::fcntl(fd, F_GETFL);
+  if (flags < 0 || ::fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
+    return fail_errno(errno, "set the flags of {}", name);
+  return {};
+}
+
+Status set_header(int fd, const std::string& name) {
   const int header_size = sizeof(Header);
   if (::ioctl(fd, TUNSETVNETHDRSZ, &header_size) < 0) {
     return fail_errno(errno, "set the header size of the tap {}", name);
@@ -176,8 +196,10 @@ Status attach(int fd, const std::string& name) {
 
 Result<std::unique_ptr<Backend>> open_tap(const std::string& name) {
   TRY(check_tap_name(name));
-  base::UniqueFd fd = TRY(open_tun_device(name));
-  TRY(attach(fd.get(), name));
+  const bool passed = base::passed_descriptor(name).has_value();
+  base::UniqueFd fd = TRY(passed ? base::open_file(name, O_RDWR) : open_tun_device(name));
+  TRY(passed ? check_passed(fd.get(), name) : attach(fd.get(), name));
+  TRY(set_header(fd.get(), name));
   auto tap = std::make_unique<TapBackend>(std::move(fd), name);
   TRY(tap->prepare());
   return tap;

@@ -50,11 +50,12 @@ class Backend {
 // Opens the network called `name`.
 using BackendOpener = std::function<base::Result<std::unique_ptr<Backend>>(const std::string& name)>;
 
-// Whether there can be a tap of that name. Pure.
+// Whether there can be a tap of that name, or it is /dev/fd/N. Pure.
 base::Status check_tap_name(const std::string& name);
 
 // A tap interface of the network namespace that the caller is in, by readv(2) and writev(2). It must exist.
-// Each error names the tap, what is wrong and what to do about it.
+// With /dev/fd/N instead, that descriptor of a tap, which may be in any: attached by TUNSETIFF with IFF_TAP |
+// IFF_NO_PI | IFF_VNET_HDR. Each error names the tap, what is wrong and what to do about it.
 base::Result<std::unique_ptr<Backend>> open_tap(const std::string& name);
 
 // What listens at the unix stream socket `path`: frames go both ways, each behind its length as four bytes,

@@ -51,6 +51,38 @@ TEST_CASE("a write that fails leaves the old file and nothing else") {
   CHECK(entries(folder.path) == 1);
 }
 
+TEST_CASE("/dev/fd/N is a descriptor that was passed in, for the access that it has") {
+  const Folder folder;
+  const std::string path = folder.path + "/f";
+  REQUIRE(write_file_atomically(path, "content").has_value());
+  const UniqueFd reads = *open_file(path, O_RDONLY);
+  const UniqueFd both = *open_file(path, O_RDWR);
+  const auto passed = [](const UniqueFd& fd) { return fmt::format("/dev/fd/{}", fd.get()); };
+  // Whatever became of the name, as it is in a jail.
+  std::filesystem::remove(path);
+  CHECK(*read_file(passed(reads)) == "content");
+  const auto again = open_file(passed(both), O_RDWR);
+  REQUIRE(again.has_value());
+  CHECK((::fcntl(again->get(), F_GETFD) & FD_CLOEXEC) != 0);
+  CHECK(again->get() != both.get());
+  CHECK(open_file(passed(both), O_RDONLY).has_value());
+  CHECK(open_file(passed(reads), O_RDWR).error().code == EACCES);
+  CHECK(open_file("/dev/fd/987654", O_RDONLY).error().code == EBADF);
+  // What is only added to never waits, and nobody who shares it is kept from waiting.
+  std::array<int, 2> ends{};
+  REQUIRE(::pipe2(ends.data(), O_CLOEXEC) == 0);
+  const UniqueFd reader(ends[0]);
+  const UniqueFd writer(ends[1]);
+  const auto log = open_to_append(passed(writer));
+  REQUIRE(log.has_value());
+  CHECK((::fcntl(log->get(), F_GETFL) & O_NONBLOCK) != 0);
+  CHECK((::fcntl(writer.get(), F_GETFL) & O_NONBLOCK) == 0);
+  for (const char* other :
+       {"/dev/fd/", "/dev/fd/-1", "/dev/fd/1x", "/dev/fd/99999999999", "dev/fd/1", "/dev/fd/1/"}) {
+    CHECK_FALSE(passed_descriptor(other).has_value());
+  }
+}
+
 TEST_CASE("a file that is too large or ends early is an error") {
   const Folder folder;
   const std::string path = folder.path + "/f";

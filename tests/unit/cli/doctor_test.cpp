@@ -57,6 +57,29 @@ TEST_CASE("what keeps guests from running is bad, and has a remedy") {
   CHECK_THAT(named(checks, "hardware virtualization").remedy, Contains("lab/run"));
 }
 
+TEST_CASE("the jail that is possible is named") {
+  HostFacts facts = good_machine();
+  CHECK(named(assess(facts), "jail").finding == "mayfly-jailer, as root, with Landlock 4");
+  facts.root = false;
+  facts.landlock_abi = 0;
+  CHECK(named(assess(facts), "jail").finding == "mayfly-jailer --userns, without root, without Landlock");
+  facts.user_namespace_error = EPERM;
+  CHECK(named(assess(facts), "jail").state == Check::State::kNote);
+}
+
+TEST_CASE("what leaks between guests is a note, with a remedy for each") {
+  HostFacts facts = good_machine();
+  facts.unmitigated = {"mds"};
+  facts.smt = facts.ksm = facts.swap = true;
+  const auto checks = assess(facts);
+  const Check& leaks = named(checks, "leaks between guests");
+  CHECK(can_run_linux_guests(checks));
+  CHECK(leaks.state == Check::State::kNote);
+  CHECK(leaks.finding == "mds SMT KSM swap");
+  for (const char* remedy : {"mitigations", "smt/control", "ksm/run", "swapoff"})
+    CHECK_THAT(leaks.remedy, Contains(remedy));
+}
+
 TEST_CASE("what only some uses want is a note") {
   HostFacts facts = good_machine();
   facts.tun_error = ENOENT;

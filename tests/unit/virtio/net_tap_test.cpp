@@ -88,6 +88,36 @@ TEST_CASE("tap: each error names the tap, the cause and the remedy") {
   CHECK_THAT(error_of("mf4"), Catch::Contains("in use"));
 }
 
+TEST_CASE("tap: a descriptor that was passed in") {
+  if (!in_own_network()) return;
+  const Tap interface("mf6");
+  const auto attached = [](short flags) {
+    base::UniqueFd fd(::open("/dev/net/tun", O_RDWR | O_CLOEXEC));
+    ifreq request = request_for("mf6");
+    request.ifr_flags = flags;
+    REQUIRE(::ioctl(fd.get(), TUNSETIFF, &request) == 0);
+    return fd;
+  };
+  {
+    const base::UniqueFd fd = attached(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR);
+    set_up("mf6", true);
+    Host host("mf6");
+    const auto tap = open_tap(fmt::format("/dev/fd/{}", fd.get()));
+    REQUIRE(tap.has_value());
+    Bytes sent = packet(frame("by a descriptor"));
+    const std::array<iovec, 1> pieces = {piece(sent)};
+    CHECK((*tap)->write(pieces) == sent.size());
+    CHECK(host.take() == frame("by a descriptor"));
+    host.send(frame("and back", kHostMac));
+    CHECK(read_ours(**tap) == packet(frame("and back", kHostMac)));
+  }
+  const base::UniqueFd bare = attached(IFF_TAP | IFF_NO_PI);
+  CHECK_THAT(error_of(fmt::format("/dev/fd/{}", bare.get())), Catch::Contains("IFF_VNET_HDR"));
+  const base::UniqueFd null(::open("/dev/null", O_RDWR));
+  CHECK_THAT(error_of(fmt::format("/dev/fd/{}", null.get())), Catch::Contains("not an attached tap"));
+  CHECK_THAT(error_of("/dev/fd/987654"), Catch::Contains("Bad file descriptor"));
+}
+
 TEST_CASE("tap: an interface that is down, up again, and gone") {
   if (!in_own_network()) return;
   const auto loop = base::EventLoop::create().value();
