@@ -14,13 +14,13 @@ namespace mayfly::jailer::seccomp {
 
 namespace {
 
-constexpr std::size_t kArguments = 6;
+constexpr std::size_t kMostArguments = 6;
 
 struct Entry {
   std::string_view task;  // name-id
   std::string_view name;
   long call = 0;
-  std::array<std::uint64_t, kArguments> arguments{};
+  std::array<std::uint64_t, kMostArguments> arguments{};
 };
 
 // Takes a number off the front of `text`, and what is around it.
