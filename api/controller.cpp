@@ -37,12 +37,14 @@ Status put(std::vector<T>& elements, T element, const std::function<bool(const T
 }  // namespace
 
 Controller::Controller(std::string id, Configuration configuration, std::shared_ptr<mmds::Store> metadata,
-                       base::EventLoop& loop, std::function<void(const vmm::Exit&)> on_exit)
+                       base::EventLoop& loop, std::function<void(const vmm::Exit&)> on_exit,
+                       std::function<Status()> before_run)
     : id_(std::move(id)),
       configuration_(std::move(configuration)),
       metadata_(std::move(metadata)),
       loop_(loop),
-      on_exit_(std::move(on_exit)) {
+      on_exit_(std::move(on_exit)),
+      before_run_(std::move(before_run)) {
   configuration_.vm.metadata = metadata_;
 }
 
@@ -162,6 +164,7 @@ Status Controller::start() {
     return fail("there is no kernel to start: PUT /boot-source first");
   }
   auto machine = TRY(vmm::Machine::create(configuration_.vm, loop_, on_exit_));
+  if (before_run_) TRY(before_run_());
   TRY(machine->start());
   machine_ = std::move(machine);
   return {};

@@ -25,8 +25,11 @@ class Controller {
  public:
   // `id`: the instance's, for log and metrics. `configuration`: what there is at first; its metadata is
   // `metadata`, which is not null. `on_exit`: as Machine::create() has it. `loop` outlives the controller.
+  // `before_run`: called when a machine is made, before its first instruction; an error, and it is not run.
+  // Null: nothing.
   Controller(std::string id, Configuration configuration, std::shared_ptr<mmds::Store> metadata,
-             base::EventLoop& loop, std::function<void(const vmm::Exit&)> on_exit);
+             base::EventLoop& loop, std::function<void(const vmm::Exit&)> on_exit,
+             std::function<base::Status()> before_run = {});
   ~Controller();
   Controller(const Controller&) = delete;
   Controller& operator=(const Controller&) = delete;
@@ -69,6 +72,7 @@ class Controller {
   const std::shared_ptr<mmds::Store> metadata_;
   base::EventLoop& loop_;
   std::function<void(const vmm::Exit&)> on_exit_;
+  std::function<base::Status()> before_run_;
   std::unique_ptr<vmm::Machine> machine_;     // null: not started
   std::unique_ptr<MetricsReporter> metrics_;  // null: none are wanted
 };

@@ -1,7 +1,6 @@
 #include "api/http_server.h"
 
 #include <sys/epoll.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -9,13 +8,17 @@
 #include <array>
 #include <cerrno>
 #include <chrono>
+#include <condition_variable>
 #include <list>
+#include <mutex>
+#include <optional>
 #include <thread>
 #include <utility>
 
 #include "api/http_exchange.h"
 #include "base/event_loop.h"
 #include "base/log.h"
+#include "base/thread_name.h"
 #include "base/unique_fd.h"
 
 namespace mayfly::api {
@@ -110,14 +113,26 @@ class UnixHttpServer final : public HttpServer {
   UnixHttpServer(const UnixHttpServer&) = delete;
   UnixHttpServer& operator=(const UnixHttpServer&) = delete;
 
-  Status start() {
+  Status start(const std::function<Status()>& confine) {
     TRY(loop_->add(listener_.get(), EPOLLIN, [this](std::uint32_t) { accept_one(); }));
     retry_ = TRY(base::Timer::create(*loop_, [this] { listen_again(); }));
-    thread_ = std::thread([this] {
-      ::prctl(PR_SET_NAME, "api");
+    // Not a std::promise or a semaphore, which wake as if across processes: one call more for a filter to
+    // allow.
+    thread_ = std::thread([this, &confine] {
+      base::set_thread_name("api");
+      Status confined = confine ? confine() : Status{};
+      const bool goes_on = confined.has_value();
+      {
+        const std::lock_guard lock(mutex_);
+        confined_ = std::move(confined);
+        changed_.notify_all();
+      }
+      if (!goes_on) return;
       if (auto ran = loop_->run(); !ran) base::log::error("the control socket: {}", ran.error().message);
     });
-    return {};
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return confined_.has_value(); });
+    return *confined_;
   }
 
  private:
@@ -143,6 +158,9 @@ class UnixHttpServer final : public HttpServer {
   std::list<Connection> connections_;
   std::unique_ptr<base::EventLoop> loop_;
   std::unique_ptr<base::Timer> retry_;
+  std::mutex mutex_;  // guards confined_
+  std::condition_variable changed_;
+  std::optional<Status> confined_;  // what came of it, on the thread
   std::thread thread_;
 };
 
@@ -280,7 +298,7 @@ void UnixHttpServer::close(Handle connection) {
 }  // namespace
 
 Result<std::unique_ptr<HttpServer>> HttpServer::create(const std::string& path, std::size_t largest_body,
-                                                       Handler handler) {
+                                                       Handler handler, std::function<Status()> confine) {
   auto loop = TRY(base::EventLoop::create());
   auto listener = listen_at(path);
   if (!listener) {
@@ -288,7 +306,7 @@ Result<std::unique_ptr<HttpServer>> HttpServer::create(const std::string& path, 
   }
   auto server = std::make_unique<UnixHttpServer>(path, std::move(*listener), std::move(loop), largest_body,
                                                  std::move(handler));
-  TRY(server->start());
+  TRY(server->start(confine));
   return server;
 }
 

@@ -36,9 +36,11 @@ class HttpServer {
   using Handler = std::function<HttpResponse(const HttpRequest&)>;
 
   // Once it returns, the socket `path` is there and answers; it was not there before, else an error. Refuses
-  // with 413 what has a body of more than `largest_body` bytes.
+  // with 413 what has a body of more than `largest_body` bytes. `confine`: the first act of the server's
+  // thread, to give up what it will not need; an error, and there is no server. Null: nothing.
   static base::Result<std::unique_ptr<HttpServer>> create(const std::string& path, std::size_t largest_body,
-                                                          Handler handler);
+                                                          Handler handler,
+                                                          std::function<base::Status()> confine = {});
   // Closes every connection and removes the socket. What the handler waits for must end.
   virtual ~HttpServer() = default;
 };

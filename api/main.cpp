@@ -1,7 +1,9 @@
 // mayfly-vmm: one process, one virtual machine.
 #include <fcntl.h>
 #include <malloc.h>
-#include <sys/prctl.h>
+#include <poll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <array>
 #include <csignal>
@@ -11,6 +13,7 @@
 #include <string>
 
 #include "api/config_json.h"
+#include "api/confinement.h"
 #include "api/control_queue.h"
 #include "api/controller.h"
 #include "api/fault.h"
@@ -21,6 +24,7 @@
 #include "base/event_loop.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/thread_name.h"
 #include "base/timeline.h"
 #include "mmds/store.h"
 #include "vmm/machine.h"
@@ -95,9 +99,20 @@ struct Outcome {
   int signal = 0;  // ended by this signal instead
 };
 
+// As whoever sent the signal expects. Not by raise(3) and sigprocmask(2): the filter would have to allow
+// those besides what kicks vCPUs and looks at the log. Returns where the signal does not end this process.
+void die_of(int signal, pid_t process) {
+  ::syscall(SYS_tgkill, process, process, signal);  // to this thread, the first, which has blocked it
+  sigset_t none;
+  ::sigemptyset(&none);
+  constexpr timespec kSoon{.tv_sec = 1, .tv_nsec = 0};
+  ::ppoll(nullptr, 0, &kSoon, &none);
+}
+
 // Ends the loop, with the outcome, at these signals.
 base::Status end_at_signals(base::EventLoop& loop, Outcome& outcome) {
   static constexpr std::array kSignals = {SIGTERM, SIGINT, SIGHUP};
+  for (const int signal : kSignals) ::signal(signal, SIG_DFL);  // what die_of() ends with
   TRY(loop.add_signals(kSignals, [&](int signal) {
     outcome.signal = signal;
     loop.stop();
@@ -137,15 +152,18 @@ base::Status follow_timing(int fd) {
 }
 
 Result<Outcome> run(const api::Options& options) {
-  ::prctl(PR_SET_NAME, "vmm");
+  base::set_thread_name("vmm");
   TRY(follow_timing(options.timing_fd));
   base::timeline::mark("vmm_started");
   api::Configuration configuration = TRY(load_configuration(options));
   auto metadata = TRY(load_metadata(options));
   TRY(configure_log(options, configuration));
+  const api::Confinement confinement = TRY(api::Confinement::create(options));
+  using Thread = jailer::seccomp::Thread;
   const api::Notifier notifier = TRY(api::Notifier::create(options.notify_fd));
   configuration.vm.kvm_path = options.kvm_path;
   configuration.vm.boot_timer = options.boot_timer;
+  configuration.vm.confine_vcpu = [&confinement] { return confinement.confine(Thread::kVcpu); };
   configuration.vm.on_guest_ready = [&notifier] { notifier.tell("guest", false); };
   // The flag wins over the file's section.
   std::optional<api::MetricsConfig> metrics = std::exchange(configuration.metrics, std::nullopt);
@@ -157,26 +175,40 @@ Result<Outcome> run(const api::Options& options) {
   const auto loop = TRY(base::EventLoop::create());
   Outcome outcome;
   TRY(end_at_signals(*loop, outcome));
-  api::Controller controller(options.id, std::move(configuration), std::move(metadata), *loop,
-                             [&](const vmm::Exit& exit) {
-                               outcome.status = static_cast<int>(exit.reason);
-                               log_end(exit);
-                               loop->stop();
-                             });
+  // Once the machine is made: what is opened and started after that must have been before, with the filter
+  // on.
+  std::function<base::Status()> open_socket;
+  const auto before_run = [&]() -> base::Status {
+    TRY(open_socket());
+    return confinement.confine(Thread::kVmm);
+  };
+  api::Controller controller(
+      options.id, std::move(configuration), std::move(metadata), *loop,
+      [&](const vmm::Exit& exit) {
+        outcome.status = static_cast<int>(exit.reason);
+        log_end(exit);
+        loop->stop();
+      },
+      before_run);
   if (metrics) TRY(controller.put_metrics(std::move(*metrics)));
   const bool serves = !options.api_socket.empty();
-  if (!options.config_file.empty()) {
+  api::ControlQueue queue(*loop, controller);
+  std::unique_ptr<api::HttpServer> server;
+  open_socket = [&]() -> base::Status {
+    if (!serves || server) return {};
+    server = TRY(api::HttpServer::create(
+        options.api_socket, options.largest_body,
+        [&](const api::HttpRequest& request) { return answer(queue, request); },
+        [&] { return confinement.confine(Thread::kApi); }));
+    return {};
+  };
+  if (options.config_file.empty()) {
+    TRY(open_socket());
+  } else {
     TRY(controller.start());
     notifier.tell("started", !serves);
   }
-  api::ControlQueue queue(*loop, controller);
-  std::unique_ptr<api::HttpServer> server;
-  if (serves) {
-    server =
-        TRY(api::HttpServer::create(options.api_socket, options.largest_body,
-                                    [&](const api::HttpRequest& request) { return answer(queue, request); }));
-    notifier.tell("socket", true);
-  }
+  if (serves) notifier.tell("socket", true);
   log_startup(options);
   TRY(loop->run());
   queue.close();
@@ -187,6 +219,7 @@ Result<Outcome> run(const api::Options& options) {
 
 int main(int argc, char** argv) {
   ::mallopt(M_ARENA_MAX, 1);  // a heap for each thread would be more memory, and more to set up
+  const pid_t process = ::getpid();
   api::Options options;
   if (const auto status = api::parse_command_line(argc, argv, options)) return *status;
   const Result<Outcome> outcome = run(options);
@@ -195,12 +228,8 @@ int main(int argc, char** argv) {
     return kExitCouldNotStart;
   }
   if (outcome->signal != 0) {
-    // Everything of ours is undone by now; end as whoever sent the signal expects.
-    ::signal(outcome->signal, SIG_DFL);
-    sigset_t all;
-    ::sigfillset(&all);
-    ::sigprocmask(SIG_UNBLOCK, &all, nullptr);
-    ::raise(outcome->signal);
+    // Everything of ours is undone by now.
+    die_of(outcome->signal, process);
   }
   return outcome->status;
 }

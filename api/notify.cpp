@@ -56,7 +56,8 @@ void Notifier::tell(std::string_view event, bool ready) const {
   }
   if (systemd_.valid()) {
     const std::string message = (ready ? "READY=1\nSTATUS=" : "STATUS=") + std::string(event);
-    [[maybe_unused]] const ssize_t n = ::send(systemd_.get(), message.data(), message.size(), MSG_NOSIGNAL);
+    // Not send(2): write(2) is what a vCPU's thread, too, may call. SIGPIPE is ignored by the VMM.
+    [[maybe_unused]] const ssize_t n = ::write(systemd_.get(), message.data(), message.size());
   }
 }
 

@@ -34,6 +34,7 @@ Exit status:
   0   the guest reset the machine        10  the guest kernel panicked
   1   the machine could not be started   11  triple fault
   2   wrong command line                 12  KVM failed
+                                         13  a thread made a system call that its filter does not allow
 )";
 
 bool is_instance_id(std::string_view id) {
@@ -96,6 +97,16 @@ void add_log_options(CLI::App& app, Options& options) {
       ->check(CLI::Range(0, 1 << 20));
 }
 
+void add_filter_options(CLI::App& app, Options& options) {
+  auto* const own =
+      app.add_option("--seccomp-filter", options.seccomp_filter,
+                     "Use these system call filters, which mayfly-filter compiled, and not those built in")
+          ->type_name("FILE");
+  app.add_flag("--no-seccomp", options.no_seccomp,
+               "Use no system call filter, so that nothing holds a guest that takes over this process")
+      ->excludes(own);
+}
+
 // What a jailer hands on, for the metrics.
 void add_jailer_options(CLI::App& app, Options& options) {
   app.add_option("--start-time-us", options.start_time_us, "When the start began, on CLOCK_MONOTONIC")
@@ -105,14 +116,10 @@ void add_jailer_options(CLI::App& app, Options& options) {
       ->type_name("US");
   app.add_option("--parent-cpu-time-us", options.parent_cpu_time_us, "What the jailer used of the CPU")
       ->type_name("US");
-  app.add_flag("--no-seccomp", options.no_seccomp, "Install no system call filter; this version has none");
-  app.add_option("--seccomp-filter", options.seccomp_filter)->group("");  // not to be seen in --help
 }
 
 // Nothing: they can be followed.
 std::string_view contradiction(const Options& options) {
-  if (!options.seccomp_filter.empty())
-    return "--seccomp-filter: this version cannot install system call filters";
   if (options.no_api && !options.api_socket.empty()) return "--no-api and --api-sock exclude each other";
   if (options.no_api && options.config_file.empty()) {
     return "--no-api needs --config-file: nobody could configure the machine";
@@ -131,6 +138,7 @@ std::optional<int> parse_command_line(int argc, char** argv, Options& options) {
   app.set_version_flag("--version", "mayfly-vmm v" MAYFLY_VERSION);
   add_control_options(app, options);
   add_log_options(app, options);
+  add_filter_options(app, options);
   add_jailer_options(app, options);
   std::string error;
   try {

@@ -7,11 +7,15 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <ctime>
 #include <iterator>
 #include <mutex>
 
 #include "base/file.h"
+#include "base/last_words.h"
+#include "base/ready.h"
+#include "base/thread_name.h"
 #include "base/unique_fd.h"
 
 namespace mayfly::base::log {
@@ -35,6 +39,10 @@ struct Sink {
   std::atomic<std::uint64_t> lost{0};
 };
 
+// What last_words() may look at without a lock.
+std::atomic<int> last_words_go_to{STDERR_FILENO};
+std::array<char, 65> last_words_id{"anonymous-instance"};
+
 Sink& sink() {
   static Sink the_sink;
   return the_sink;
@@ -46,25 +54,25 @@ std::int64_t monotonic_ns() {
       .count();
 }
 
-std::string timestamp() {
+// Appends the time and who speaks. Not by gmtime_r(3), which reads the time zone's file at its first call: a
+// thread that has its system call filter on may not. Async-signal-safe where `out` is.
+template <typename Out>
+Out start_line(Out out, std::string_view instance_id) {
   timespec now{};
   ::clock_gettime(CLOCK_REALTIME, &now);
-  tm parts{};
-  ::gmtime_r(&now.tv_sec, &parts);
-  return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:09}", parts.tm_year + 1900, parts.tm_mon + 1,
-                     parts.tm_mday, parts.tm_hour, parts.tm_min, parts.tm_sec, now.tv_nsec);
-}
-
-std::string thread_name() {
-  std::array<char, 16> name{};
-  if (::pthread_getname_np(::pthread_self(), name.data(), name.size()) != 0) return "?";
-  return name.data();
+  const std::chrono::sys_seconds seconds{std::chrono::seconds(now.tv_sec)};
+  const auto day = std::chrono::floor<std::chrono::days>(seconds);
+  const std::chrono::year_month_day date(day);
+  const std::chrono::hh_mm_ss time(seconds - day);
+  return fmt::format_to(out, "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:09} [{}:{}",
+                        static_cast<int>(date.year()), static_cast<unsigned>(date.month()),
+                        static_cast<unsigned>(date.day()), time.hours().count(), time.minutes().count(),
+                        time.seconds().count(), now.tv_nsec, instance_id, thread_name());
 }
 
 // A regular file or a terminal is taken as ready; a pipe or socket only when a write cannot wait.
 bool write_without_waiting(int fd, std::string_view line) {
-  pollfd ready{.fd = fd, .events = POLLOUT, .revents = 0};
-  if (::poll(&ready, 1, 0) != 1 || (ready.revents & POLLOUT) == 0) return false;
+  if (!ready(fd, POLLOUT)) return false;
   return ::write(fd, line.data(), line.size()) == static_cast<ssize_t>(line.size());
 }
 
@@ -100,6 +108,9 @@ Status configure(const Options& options) {
   const std::lock_guard lock(to.mutex);
   to.file = std::move(file);
   to.options = options;
+  last_words_go_to = to.file.valid() ? to.file.get() : STDERR_FILENO;
+  last_words_id.fill('\0');
+  options.instance_id.copy(last_words_id.data(), last_words_id.size() - 1);
   // "a::b" as in Rust, where Firecracker's clients have it from, is the folder a/b here.
   std::string& module = to.options.module;
   for (std::size_t at = module.find("::"); at != std::string::npos; at = module.find("::")) {
@@ -118,7 +129,8 @@ void write(Level level, const std::source_location& origin, std::string_view mes
   const std::lock_guard lock(to.mutex);
   const Options& options = to.options;
   if (!place_of(origin).starts_with(options.module)) return;
-  std::string line = fmt::format("{} [{}:{}", timestamp(), options.instance_id, thread_name());
+  std::string line;
+  start_line(std::back_inserter(line), options.instance_id);
   if (options.show_level) fmt::format_to(std::back_inserter(line), ":{}", level_name(level));
   if (options.show_origin) {
     fmt::format_to(std::back_inserter(line), ":{}:{}", place_of(origin), origin.line());
@@ -130,6 +142,16 @@ void write(Level level, const std::source_location& origin, std::string_view mes
   if (line.size() >= kLongestLine) line.resize(kLongestLine - 1);
   line += '\n';
   if (!write_without_waiting(to.file.valid() ? to.file.get() : STDERR_FILENO, line)) ++to.lost;
+}
+
+void last_words(std::string_view message) noexcept {
+  std::array<char, 512> line;
+  char* const end = start_line(line.data(), last_words_id.data());
+  const auto room = static_cast<std::size_t>(line.data() + line.size() - end);
+  const auto done = fmt::format_to_n(end, room - 1, "] {}", message);
+  *done.out = '\n';
+  const std::string_view whole(line.data(), static_cast<std::size_t>(done.out + 1 - line.data()));
+  static_cast<void>(write_without_waiting(last_words_go_to, whole));
 }
 
 std::uint64_t lost_lines() {

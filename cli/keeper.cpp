@@ -31,6 +31,7 @@ namespace {
 
 constexpr int kLinkInKeeper = 3;
 constexpr int kTerminalInKeeper = 4;
+constexpr int kLockInKeeper = 5;
 
 // Each comes with a descriptor.
 struct Message {
@@ -83,27 +84,35 @@ Status send(int link, const Message& content, int fd) {
   return {};
 }
 
+// These become the only descriptors from kLinkInKeeper on; -1: there is none.
+void keep_only(std::array<int, 3> from) {
+  // First out of the way of the numbers that they get.
+  for (int& fd : from) fd = fd < 0 ? -1 : ::fcntl(fd, F_DUPFD_CLOEXEC, kLockInKeeper + 1);
+  for (std::size_t i = 0; i < from.size(); ++i) {
+    const int to = kLinkInKeeper + static_cast<int>(i);
+    if (from[i] < 0 || ::dup2(from[i], to) < 0) ::close(to);
+  }
+  ::syscall(SYS_close_range, kLockInKeeper + 1, ~0U, 0);
+}
+
 // Nothing of mayfly's must stay open in the keeper: a pipeline would wait for it.
-bool let_go(int link, int terminal) {
+void let_go(int link, const Keeper::Charge& charge) {
   ::setsid();
   ::prctl(PR_SET_NAME, "mayfly-keeper");
   // It ends with mayfly, and not before: whoever ends both must not end it first.
   for (const int each : {SIGTERM, SIGINT, SIGHUP, SIGPIPE}) ::signal(each, SIG_IGN);
   [[maybe_unused]] const int moved = ::chdir("/");
-  ::dup2(link, kLinkInKeeper);
-  const bool has_terminal = terminal >= 0 && ::dup2(terminal, kTerminalInKeeper) >= 0;
-  ::syscall(SYS_close_range, (has_terminal ? kTerminalInKeeper : kLinkInKeeper) + 1, ~0U, 0);
+  keep_only({link, charge.terminal, charge.lock});
   const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
   for (int fd = 0; fd < kLinkInKeeper; ++fd) {
     if (null < 0 || ::dup2(null, fd) < 0) ::close(fd);
   }
-  return has_terminal;
 }
 
 // The keeper's life.
-[[noreturn]] void keep(int link, const std::string& folder, int terminal) {
-  const SavedModes modes(terminal);
-  const bool has_terminal = let_go(link, terminal);
+[[noreturn]] void keep(int link, const Keeper::Charge& charge) {
+  const SavedModes modes(charge.terminal);
+  let_go(link, charge);
   std::vector<UniqueFd> processes;
   std::optional<NetworkRegistry> registry;
   unsigned slot = 0;
@@ -119,15 +128,15 @@ bool let_go(int link, int terminal) {
   for (const UniqueFd& process : processes) {
     ::syscall(SYS_pidfd_send_signal, process.get(), SIGKILL, nullptr, 0);
   }
-  if (has_terminal) modes.put_back(kTerminalInKeeper);
+  if (charge.terminal >= 0) modes.put_back(kTerminalInKeeper);
   const bool good = !registry || remove_tap_network(*registry, slot);
-  remove_folder(folder);
+  if (!charge.folder.empty()) remove_folder(charge.folder);
   ::_exit(good ? 0 : 1);
 }
 
 }  // namespace
 
-Result<Keeper> Keeper::start(const std::string& folder, int terminal) {
+Result<Keeper> Keeper::start(const Charge& charge) {
   std::array<int, 2> ends{};
   if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends.data()) < 0) {
     return fail_errno(errno, "create a socket pair");
@@ -138,7 +147,7 @@ Result<Keeper> Keeper::start(const std::string& folder, int terminal) {
   if (pid < 0) return fail_errno(errno, "fork");
   if (pid == 0) {
     ours.reset();
-    keep(theirs.get(), folder, terminal);
+    keep(theirs.get(), charge);
   }
   return Keeper(std::move(ours), pid);
 }

@@ -13,13 +13,17 @@ namespace mayfly::cli {
 
 // A small process of its own that waits for mayfly's end, however it comes: then it kills what was started
 // and is still there, puts the terminal back if mayfly left it raw, takes away the guest's network, and
-// removes the folder. Of mayfly's descriptors it holds only the terminal and the list of networks open, and
-// it is in a session of its own.
+// removes the folder. Of mayfly's descriptors it holds only the terminal, the list of networks and the lock
+// of a machine's entry open, and it is in a session of its own.
 class Keeper {
  public:
+  struct Charge {
+    std::string folder = {};  // empty: none
+    int terminal = -1;        // what RawTerminal will be entered on
+    int lock = -1;            // a descriptor that is to stay open for as long as it has work to do
+  };
   // Forks: call it while there is one thread.
-  // `terminal`: what RawTerminal will be entered on, or -1.
-  static base::Result<Keeper> start(const std::string& folder, int terminal);
+  static base::Result<Keeper> start(const Charge& charge);
   // Lets it do its work now, and waits for its end. What it did not get to is done here.
   ~Keeper();
   Keeper(Keeper&& other) noexcept

@@ -14,9 +14,12 @@
 #include "base/file.h"
 #include "base/timeline.h"
 #include "cli/checks.h"
+#include "cli/detached.h"
 #include "cli/doctor.h"
 #include "cli/drive_command.h"
 #include "cli/image_command.h"
+#include "cli/image_run.h"
+#include "cli/lifecycle.h"
 #include "cli/options.h"
 #include "cli/run.h"
 #include "cli/virtual_machine.h"
@@ -27,16 +30,22 @@ using namespace mayfly;
 using base::Result;
 
 Result<int> run(std::span<const std::string> words, std::uint64_t start_ns) {
-  const auto parsed = TRY(cli::parse_run(words));
+  auto parsed = TRY(cli::parse_run(words));
   if (!parsed.options) {
     fmt::print("{}", parsed.help);
     return 0;
+  }
+  if (!parsed.options->image.empty()) {
+    const cli::ImageStore store(TRY(cli::ImageStore::default_folder()));
+    const cli::StoredImage image = TRY(store.find(parsed.options->image));
+    TRY(cli::apply_image(image, *parsed.options));
   }
   const std::string folder = TRY(base::executable_folder());
   const cli::RunFiles files = TRY(cli::find_files(*parsed.options, folder));
   TRY(cli::check_files(files, *parsed.options));
   TRY(cli::check_host());
-  return cli::run_in_vm(*parsed.options, files, start_ns);
+  return parsed.options->detach ? cli::run_detached(*parsed.options, files)
+                                : cli::run_in_vm(*parsed.options, files, start_ns);
 }
 
 Result<int> doctor(std::span<const std::string> words) {
@@ -58,6 +67,12 @@ Result<int> dispatch(std::span<const std::string> words, std::uint64_t start_ns)
   const std::string& command = words.front();
   const auto rest = words.subspan(1);
   if (command == "run") return run(rest, start_ns);
+  if (command == "ps") return cli::ps_command(rest);
+  if (command == "stop") return cli::stop_command(rest);
+  if (command == "kill") return cli::kill_command(rest);
+  if (command == "wait") return cli::wait_command(rest);
+  if (command == "logs") return cli::logs_command(rest);
+  if (command == "inspect") return cli::inspect_command(rest);
   if (command == "doctor") return doctor(rest);
   if (command == "drive") return cli::drive_command(rest);
   if (command == "image") return cli::image_command(rest);

@@ -6,6 +6,9 @@
 #include <cstdlib>
 #include <functional>
 
+#include "cli/machine_name.h"
+#include "cli/parsing.h"
+
 namespace mayfly::cli {
 
 using base::fail;
@@ -25,6 +28,13 @@ seconds end the machine at once.
 Kernel and root file system are taken from $MAYFLY_ARTIFACTS, or else from artifacts/ of the tree that mayfly
 was built in, PREFIX/share/mayfly or /usr/share/mayfly; with several CPUs the kernel is vmlinux-smp.
 
+With --detach mayfly goes on in the background once the command has started, and prints the machine's name. Standard
+input is empty then, and `mayfly logs` has what the command writes. The machine ends with its command; without one it
+is there for `mayfly exec` until `mayfly stop`.
+
+IMAGE is one that `mayfly image import` has stored, and says what command is run where none is given, as whom, where and
+with which environment. A command is put after its entrypoint.
+
 With --net the guest has a network interface and gets to wherever this host gets to by IPv4. As root that is a
 tap with address translation by nftables: the guest reaches neither services of this host nor other guests. For
 other users passt does it, and the guest reaches what a program of theirs would reach outside of 127.0.0.1. All
@@ -42,6 +52,8 @@ Examples:
   mayfly run --timeout 2 -- sleep 60; echo $?          124
   mayfly run --net -- nslookup example.com
   mayfly run --publish 8080:80 -- httpd -f -p 80       at http://localhost:8080
+  mayfly run --detach --name web --publish 8080:80 -- httpd -f -p 80
+  mayfly run alpine -- cat /etc/os-release             an image that was imported
   mayfly run --timing -- true                          where the milliseconds go
 )";
 
@@ -54,7 +66,13 @@ constexpr std::string_view kMainHelp =
 
 Usage: mayfly COMMAND …
 
-  run [OPTIONS] -- COMMAND [ARG…]   run a command in a fresh microVM
+  run [IMAGE] -- COMMAND [ARG…]     run a command in a fresh microVM; with --detach, leave it running
+  ps                                list the machines that run detached
+  logs [-f] NAME                    what a machine's command has written
+  inspect NAME…                     all that is known of machines
+  stop NAME…                        end machines in good order
+  kill NAME…                        end machines at once
+  wait NAME…                        wait for the end of machines
   image build SOURCE -o FILE        make a root file system from a folder or a tar archive
   drive create|show|flatten         copy-on-write drives: clone an image, look at it, make it whole
   doctor                            what this machine can do, and what to do about what it cannot
@@ -76,66 +94,6 @@ std::function<std::string(const std::string&)> range(T least, T most, const char
     if (error == std::errc{} && rest == end && value >= least && value <= most) return {};
     return fmt::format("{} is not a whole number of {} from {} to {}", text, unit, least, most);
   };
-}
-
-Result<std::chrono::milliseconds> parse_seconds(const char* option, const std::string& text) {
-  constexpr double kMost = 1e8;
-  char* end = nullptr;
-  const double value = std::strtod(text.c_str(), &end);
-  if (text.empty() || *end != '\0' || !(value > 0 && value <= kMost)) {
-    return fail("{}: {} is not a number of seconds above 0", option, text);
-  }
-  return std::chrono::milliseconds(std::max<std::int64_t>(static_cast<std::int64_t>(value * 1000), 1));
-}
-
-// UID or UID:GID.
-Status parse_user(const std::string& text, RunOptions& options) {
-  const auto number = [](std::string_view digits, std::uint32_t& value) {
-    const char* const end = digits.data() + digits.size();
-    const auto [rest, error] = std::from_chars(digits.data(), end, value);
-    // The last one is "no such user" to Linux.
-    return error == std::errc{} && rest == end && value != UINT32_MAX;
-  };
-  const std::size_t colon = text.find(':');
-  std::uint32_t gid = 0;
-  const bool uid_good = number(std::string_view(text).substr(0, colon), options.uid);
-  const bool gid_good = colon == std::string::npos || number(std::string_view(text).substr(colon + 1), gid);
-  if (!uid_good || !gid_good) return fail("--user: {} is not UID or UID:GID, in digits", text);
-  if (colon != std::string::npos) options.gid = gid;
-  return {};
-}
-
-// K=V is taken as it is; K alone is handed on from our own environment, if it is there.
-Status parse_environment(const std::vector<std::string>& words, RunOptions& options) {
-  for (const std::string& word : words) {
-    const std::size_t equals = word.find('=');
-    if (word.empty() || equals == 0) return fail("--env: {} is not NAME=VALUE", word);
-    if (equals != std::string::npos) {
-      options.environment.push_back(word);
-    } else if (const char* const value = std::getenv(word.c_str()); value != nullptr) {
-      options.environment.push_back(fmt::format("{}={}", word, value));
-    }
-  }
-  return {};
-}
-
-// CLI11 throws; nothing of that leaves this function. `words` in the reverse order, as it wants them.
-Result<std::string> parse_with(CLI::App& app, std::vector<std::string> words, const char* name) {
-  try {
-    app.parse(std::move(words));
-  } catch (const CLI::CallForHelp&) {
-    return app.help();
-  } catch (const CLI::ParseError& error) {
-    std::string message = error.what();
-    std::ranges::replace(message, '\n', ' ');
-    return fail("{} (see mayfly {} --help)", message, name);
-  }
-  return std::string();
-}
-
-void replace_first(std::string& text, std::string_view from, std::string_view to) {
-  const std::size_t at = text.find(from);
-  if (at != std::string::npos) text.replace(at, from.size(), to);
 }
 
 Result<NetworkMode> parse_network_mode(const std::string& text) {
@@ -169,9 +127,8 @@ Status parse_network(const std::string& mode, const std::vector<std::string>& pu
   return {};
 }
 
-Status parse_texts(const std::string& user, const std::string& timeout, const std::string& boot_timeout,
-                   const std::string& timing, RunOptions& options) {
-  if (!user.empty()) TRY(parse_user(user, options));
+Status parse_texts(const std::string& timeout, const std::string& boot_timeout, const std::string& timing,
+                   RunOptions& options) {
   if (!timeout.empty()) options.timeout = TRY(parse_seconds("--timeout", timeout));
   if (!boot_timeout.empty()) options.boot_timeout = TRY(parse_seconds("--boot-timeout", boot_timeout));
   if (timing == "json") {
@@ -184,24 +141,53 @@ Status parse_texts(const std::string& user, const std::string& timeout, const st
   return {};
 }
 
+// The first word before "--" is an image's name.
+Status take_image(RunOptions& options) {
+  if (!options.rootfs.empty()) {
+    return fail("--rootfs and the image {} exclude each other; a command stands after --",
+                options.command.front());
+  }
+  options.image = std::move(options.command.front());
+  options.command.erase(options.command.begin());
+  if (!options.command.empty() && options.command.front() == "--")
+    options.command.erase(options.command.begin());
+  return {};
+}
+
+// What needs somebody who waits, or somebody who does not.
+Status check_detach(const RunOptions& options) {
+  if (!options.detach) {
+    if (!options.name.empty()) return fail("--name is for machines that stay: add --detach");
+    if (options.command.empty() && options.image.empty())
+      return fail("no command given: mayfly run [OPTIONS] -- COMMAND [ARG...]");
+    return {};
+  }
+  if (!options.name.empty()) TRY(check_machine_name(options.name));
+  if (options.tty) return fail("--detach and --tty exclude each other: mayfly exec -t gives a terminal");
+  if (options.console) return fail("--detach and --console exclude each other: mayfly console shows it");
+  if (options.timing != TimingReport::kNone) return fail("--detach and --timing exclude each other");
+  return {};
+}
+
 }  // namespace
 
 Result<Parsed<RunOptions>> parse_run(std::span<const std::string> words) {
   RunOptions options;
   CLI::App app{"Runs a command in a fresh virtual machine.", "mayfly run"};
   app.footer(kRunFooter);
-  // The first word that is no option is the command; what follows is its own.
-  app.prefix_command(true);
-  std::string user;
+  CommandTexts texts;
   std::string timeout;
   std::string boot_timeout;
   std::string timing;
   std::string network;
   std::vector<std::string> publishes;
   std::vector<std::string> nameservers;
-  std::vector<std::string> environment;
   bool read_only = false;
   bool writable = false;
+  app.add_flag("-d,--detach", options.detach,
+               "Leave the machine running and print its name; without a command it waits for mayfly exec");
+  app.add_option("--name", options.name, "Its name, with --detach (default: one is made up)")
+      ->type_name("NAME");
   app.add_option("--cpus", options.cpus, fmt::format("Virtual CPUs, 1-{} (default 1)", kMostCpus))
       ->type_name("N")
       ->check(range<unsigned>(1, kMostCpus, "CPUs"));
@@ -215,11 +201,7 @@ Result<Parsed<RunOptions>> parse_run(std::span<const std::string> words) {
       ->type_name("FILE");
   app.add_flag("--read-only", read_only, "Refuse writes to the root file system");
   app.add_flag("--writable", writable, "Write to the image itself");
-  app.add_option("-e,--env", environment, "Set a variable; NAME alone is handed on. May be given again")
-      ->type_name("NAME=VALUE")
-      ->allow_extra_args(false);
-  app.add_option("-w,--workdir", options.directory, "Where the command starts (default /)")->type_name("DIR");
-  app.add_option("-u,--user", user, "Run as this user (default 0)")->type_name("UID[:GID]");
+  add_command_options(app, options, texts);
   app.add_flag(kNetFlag, network,
                "A network: --net=tap takes root, --net=passt the program passt; else whichever fits");
   app.add_option("-p,--publish", publishes,
@@ -239,31 +221,24 @@ Result<Parsed<RunOptions>> parse_run(std::span<const std::string> words) {
   app.add_flag(kTimingFlag, timing, "Print when each phase was reached; --timing=json for programs");
   app.add_flag("-t,--tty", options.tty, "Give the command a terminal, shown in ours");
 
-  // CLI11 does not end a prefix command at "--", so it never gets to see that word.
-  const auto separator = std::ranges::find(words, "--");
-  std::string help = TRY(parse_with(app, std::vector(std::reverse_iterator(separator), words.rend()), "run"));
-  if (!help.empty()) {
-    replace_first(help, "mayfly run [OPTIONS]", "mayfly run [OPTIONS] [--] COMMAND [ARG...]");
-    replace_first(help, kTimingFlag, "--timing[=json]");
-    replace_first(help, kNetFlag, "--net[=tap|passt]");
-    return Parsed<RunOptions>{std::nullopt, help};
+  SplitWords split = TRY(parse_before_command(app, words, "run"));
+  if (!split.help.empty()) {
+    replace_first(split.help, "mayfly run [OPTIONS]", "mayfly run [OPTIONS] [IMAGE] [-- COMMAND [ARG...]]");
+    replace_first(split.help, kTimingFlag, "--timing[=json]");
+    replace_first(split.help, kNetFlag, "--net[=tap|passt]");
+    return Parsed<RunOptions>{std::nullopt, split.help};
   }
   if (read_only && writable) return fail("--read-only and --writable exclude each other");
-
-  options.command = app.remaining();
-  if (!options.command.empty() && options.command.front().starts_with('-')) {
-    return fail("unknown option {} (see mayfly run --help)", options.command.front());
-  }
-  if (separator != words.end()) {
-    const bool belongs_to_command = !options.command.empty();
-    options.command.insert(options.command.end(), separator + (belongs_to_command ? 0 : 1), words.end());
-  }
-  if (options.command.empty()) return fail("no command given: mayfly run [OPTIONS] -- COMMAND [ARG...]");
-  if (options.command.front().empty()) return fail("the command is an empty word");
+  options.command = std::move(split.command);
+  if (!options.command.empty() && !split.separated) TRY(take_image(options));
+  if (!options.command.empty() && options.command.front().empty())
+    return fail("the command is an empty word");
   options.root_mode = read_only ? RootMode::kReadOnly : writable ? RootMode::kWritable : RootMode::kScratch;
-  TRY(parse_texts(user, timeout, boot_timeout, timing, options));
-  TRY(parse_environment(environment, options));
+  TRY(take_command_texts(texts, options));
+  options.user_given = !texts.user.empty();
+  TRY(parse_texts(timeout, boot_timeout, timing, options));
   TRY(parse_network(network, publishes, nameservers, options));
+  TRY(check_detach(options));
   return Parsed<RunOptions>{std::move(options), {}};
 }
 

@@ -38,25 +38,33 @@ enum class NetworkMode : std::uint8_t {
   kPasst,  // passt, which takes nothing
 };
 
-struct RunOptions {
-  unsigned cpus = 1;
-  std::uint64_t memory_mib = kDefaultMemoryMib;
-  std::string kernel;  // empty: the one that was built
-  std::string rootfs;  // likewise
-  RootMode root_mode = RootMode::kScratch;
+// A command in a guest.
+struct CommandOptions {
   std::vector<std::string> environment;  // K=V
   std::string directory;
   std::uint32_t uid = 0;
   std::optional<std::uint32_t> gid;  // absent: the guest's /etc/passwd says
+  bool tty = false;
+  std::vector<std::string> command;
+};
+
+struct RunOptions : CommandOptions {
+  bool detach = false;
+  std::string name;  // of a detached machine; empty: one is made up
+  unsigned cpus = 1;
+  std::uint64_t memory_mib = kDefaultMemoryMib;
+  std::string kernel;  // empty: the one that was built
+  std::string rootfs;  // likewise
+  std::string image;   // of the image store, in place of rootfs
+  bool user_given = false;
+  RootMode root_mode = RootMode::kScratch;
   std::optional<std::chrono::milliseconds> timeout;
   std::chrono::milliseconds boot_timeout = kDefaultBootTimeout;
   bool console = false;
-  bool tty = false;
   TimingReport timing = TimingReport::kNone;
   NetworkMode network = NetworkMode::kNone;
   std::vector<Publish> publishes;
   std::vector<Ipv4> nameservers;  // empty: the host's
-  std::vector<std::string> command;
 };
 
 struct DoctorOptions {

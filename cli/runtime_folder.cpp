@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 
@@ -16,9 +17,7 @@ using base::fail_errno;
 using base::Result;
 using base::Status;
 
-namespace {
-
-std::vector<std::string> candidates() {
+std::vector<std::string> runtime_parents() {
   std::vector<std::string> parents;
   const char* const runtime = std::getenv("XDG_RUNTIME_DIR");
   if (runtime != nullptr && runtime[0] == '/') parents.push_back(fmt::format("{}/mayfly", runtime));
@@ -27,9 +26,13 @@ std::vector<std::string> candidates() {
   return parents;
 }
 
-// In /tmp somebody else may have been there first: it must be a folder, ours, and closed to others.
-Status make_private(const std::string& path) {
+Status make_private_folder(const std::string& path) {
   if (::mkdir(path.c_str(), 0700) < 0 && errno != EEXIST) return fail_errno(errno, "make {}", path);
+  return check_private_folder(path);
+}
+
+// In /tmp somebody else may have been there first.
+Status check_private_folder(const std::string& path) {
   struct stat status {};
   if (::lstat(path.c_str(), &status) < 0) return fail_errno(errno, "look at {}", path);
   if (!S_ISDIR(status.st_mode) || status.st_uid != ::geteuid() || (status.st_mode & 0077) != 0) {
@@ -38,15 +41,16 @@ Status make_private(const std::string& path) {
   return {};
 }
 
-}  // namespace
-
 void remove_folder(const std::string& path) {
+  const std::size_t name = path.rfind('/') + 1;
+  const std::string old = fmt::format("{}.{}.{}", path.substr(0, name), path.substr(name), ::getpid());
+  const bool renamed = ::rename(path.c_str(), old.c_str()) == 0;
   std::error_code ignored;  // gone already is as good
-  std::filesystem::remove_all(path, ignored);
+  std::filesystem::remove_all(renamed ? old : path, ignored);
 }
 
 Result<RuntimeFolder> RuntimeFolder::create() {
-  return create_below(candidates());
+  return create_below(runtime_parents());
 }
 
 Result<RuntimeFolder> RuntimeFolder::create_below(const std::vector<std::string>& parents) {
@@ -58,7 +62,7 @@ Result<RuntimeFolder> RuntimeFolder::create_below(const std::vector<std::string>
       refuse(parent + " is too long a path for a socket");
       continue;
     }
-    if (const Status made = make_private(parent); !made) {
+    if (const Status made = make_private_folder(parent); !made) {
       refuse(made.error().message);
       continue;
     }

@@ -30,7 +30,15 @@ class RuntimeFolder {
   std::string path_;
 };
 
-// Removes a folder and the files in it; one that is gone already is as good.
+// Where such folders may be, the first choice first: $XDG_RUNTIME_DIR/mayfly, …
+std::vector<std::string> runtime_parents();
+
+// Whether it is a folder, ours, and closed to others; the error says what is wrong. The former makes it where
+// it is missing.
+base::Status make_private_folder(const std::string& path);
+base::Status check_private_folder(const std::string& path);
+
+// Removes a folder and what is in it; one that is gone already is as good. Its name is free at once.
 void remove_folder(const std::string& path);
 
 }  // namespace mayfly::cli

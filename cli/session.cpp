@@ -29,7 +29,7 @@ constexpr std::chrono::seconds kStreamPatience{20};
 
 Result<std::unique_ptr<Session>> Session::create(base::EventLoop& loop, StandardStreams streams,
                                                  const StartRequest& request, Observer observer) {
-  std::string start = TRY(encode_start(request));
+  std::string start = request.arguments.empty() ? std::string() : TRY(encode_start(request));
   std::unique_ptr<Session> session(
       new Session(loop, std::move(streams), request.tty, std::move(start), std::move(observer)));
   session->missing_streams_ = TRY(base::Timer::create(loop, [raw = session.get()] {
@@ -56,6 +56,13 @@ void Session::add_stream(UniqueFd fd) {
   pending_[raw].fd = std::move(fd);
   const Status added = loop_.add(raw, EPOLLIN, [this, raw](std::uint32_t) { read_preamble(raw); });
   if (!added) fail_with(added.error().message);
+}
+
+Status Session::begin(std::array<UniqueFd, kStreams> streams) {
+  state_ = State::kStarting;
+  for (std::size_t i = 0; i < kStreams; ++i) TRY(attach(static_cast<Stream>(i), std::move(streams[i])));
+  send(std::exchange(start_, {}));
+  return {};
 }
 
 void Session::guest_ended() {
@@ -99,11 +106,11 @@ Status Session::attach(Stream stream, UniqueFd fd) {
       guest_input_ = std::move(fd);
       return state_ == State::kRunning ? pump_input() : Status{};
     case Stream::kStdout:
-      return pump_output(output_, std::move(fd), std::move(streams_.output), "output");
+      return pump_output(stream, output_, std::move(fd), std::move(streams_.output), "output");
     case Stream::kStderr:
       // With a terminal there is one output; the guest closes the other.
       if (tty_) return {};
-      return pump_output(errors_, std::move(fd), std::move(streams_.errors), "error");
+      return pump_output(stream, errors_, std::move(fd), std::move(streams_.errors), "error");
   }
   return {};
 }
@@ -113,7 +120,8 @@ Status Session::attach_control(UniqueFd fd) {
   return loop_.add(control_.get(), EPOLLIN, [this](std::uint32_t events) { serve_control(events); });
 }
 
-Status Session::pump_output(std::unique_ptr<Pump>& pump, UniqueFd fd, ByteEnd sink, const char* name) {
+Status Session::pump_output(Stream stream, std::unique_ptr<Pump>& pump, UniqueFd fd, ByteEnd sink,
+                            const char* name) {
   const auto on_end = [this, &pump, name](Pump::Ending ending, int error) {
     if (ending == Pump::Ending::kSinkFailed) {
       const auto text = fail_errno(error, "write to standard {}", name).error().message;
@@ -124,7 +132,13 @@ Status Session::pump_output(std::unique_ptr<Pump>& pump, UniqueFd fd, ByteEnd si
     pump->sink().close();
     finish_if_drained();
   };
-  pump = TRY(Pump::create(loop_, ByteEnd::own(std::move(fd)), std::move(sink), {.on_end = on_end}));
+  Pump::Handlers handlers{.on_end = on_end};
+  if (observer_.on_output) {
+    handlers.on_bytes = [this, stream](std::span<const std::byte> bytes) {
+      observer_.on_output(stream, bytes);
+    };
+  }
+  pump = TRY(Pump::create(loop_, ByteEnd::own(std::move(fd)), std::move(sink), std::move(handlers)));
   return {};
 }
 
@@ -167,7 +181,7 @@ bool Session::read_control() {
     const auto frame = reader_.take(bytes);
     if (!frame) fail_with("the guest sent " + frame.error().message);
     if (!frame || !*frame) return frame.has_value();
-    observer_.on_frame(**frame);
+    if (observer_.on_frame) observer_.on_frame(**frame);
     if (const Status handled = handle(**frame); !handled) fail_with(handled.error().message);
   }
   return state_ < State::kDraining;
@@ -175,7 +189,7 @@ bool Session::read_control() {
 
 Status Session::handle(const GuestFrame& frame) {
   if (std::holds_alternative<HelloFrame>(frame) && state_ == State::kGreeting) {
-    state_ = State::kStarting;
+    state_ = start_.empty() ? State::kIdle : State::kStarting;
     send(std::exchange(start_, {}));
     return {};
   }

@@ -43,16 +43,21 @@ struct SessionEnd {
 // protocol does not have ends the session. Lives on the loop's thread.
 class Session {
  public:
+  static constexpr std::size_t kStreams = 4;
+
   struct Observer {
     // Each frame, when it arrives.
-    std::function<void(const GuestFrame&)> on_frame;
+    std::function<void(const GuestFrame&)> on_frame = nullptr;
+    // What the command wrote, before it is written to our side.
+    std::function<void(base::agent::Stream, std::span<const std::byte>)> on_output = nullptr;
     // One of ours failed (a full disk below standard output, say); the session goes on without it.
     std::function<void(std::string)> on_local_error;
     // Once, last; from the loop. May destroy the session.
     std::function<void(const SessionEnd&)> on_end;
   };
 
-  // `loop` outlives the session.
+  // `loop` outlives the session. A request without arguments is for a guest that is to run no command: its
+  // session has no more to it than the guest's being there.
   static base::Result<std::unique_ptr<Session>> create(base::EventLoop& loop, StandardStreams streams,
                                                        const StartRequest& request, Observer observer);
   ~Session();
@@ -61,23 +66,29 @@ class Session {
 
   // A connection that the guest opened.
   void add_stream(base::UniqueFd fd);
+  // In place of all those: connections that we opened, by number of their stream. The guest greets nobody
+  // then, and is asked for the command at once.
+  base::Status begin(std::array<base::UniqueFd, kStreams> streams);
   // The machine ended: what it sent before is still taken, and nothing else is waited for.
   void guest_ended();
   // False once all streams are there: further connections have no business here.
   [[nodiscard]] bool wants_streams() const;
 
+  // The guest is there, and there is no command.
+  [[nodiscard]] bool idle() const { return state_ == State::kIdle; }
   // The command runs, or the guest was asked to start it: signals reach it.
   [[nodiscard]] bool running() const { return state_ == State::kStarting || state_ == State::kRunning; }
   // These do nothing unless it runs, wait for its start, and are lost when a guest has not read the last
   // hundreds of them.
   void send_signal(int number);
   void resize(std::uint16_t rows, std::uint16_t columns);
-  // Asks the guest to write everything to its disks and to end; after the session ended.
+  // Asks the guest to end its processes, to write everything to its disks and to end; a command that runs
+  // ends unheard.
   void request_shutdown();
 
  private:
-  enum class State : std::uint8_t { kGreeting, kStarting, kRunning, kDraining, kEnded };
-  static constexpr std::size_t kStreams = 4;
+  // kIdle: there is no command.
+  enum class State : std::uint8_t { kGreeting, kIdle, kStarting, kRunning, kDraining, kEnded };
   static constexpr std::size_t kMostPending = 8;
 
   // A connection that has not said yet which stream it is.
@@ -97,7 +108,8 @@ class Session {
   void read_preamble(int fd);
   base::Status attach(base::agent::Stream stream, base::UniqueFd fd);
   base::Status attach_control(base::UniqueFd fd);
-  base::Status pump_output(std::unique_ptr<Pump>& pump, base::UniqueFd fd, ByteEnd sink, const char* name);
+  base::Status pump_output(base::agent::Stream stream, std::unique_ptr<Pump>& pump, base::UniqueFd fd,
+                           ByteEnd sink, const char* name);
   base::Status pump_input();
 
   void serve_control(std::uint32_t events);
@@ -114,7 +126,7 @@ class Session {
   base::EventLoop& loop_;
   StandardStreams streams_;
   bool tty_;
-  std::string start_;  // the frame
+  std::string start_;  // the frame, until it is sent; or empty
   Observer observer_;
   State state_ = State::kGreeting;
   int exit_status_ = 0;

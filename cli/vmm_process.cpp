@@ -101,8 +101,13 @@ struct Plan {
 }
 
 Result<pid_t> execute(const VmmProcess::Request& request, std::array<int, 5> fds) {
-  std::vector<std::string> words = {request.executable, "--no-api", "--config-file",
+  std::vector<std::string> words = {request.executable, "--config-file",
                                     fmt::format("/dev/fd/{}", kConfigurationFd)};
+  if (request.api_socket.empty()) {
+    words.emplace_back("--no-api");
+  } else {
+    words.insert(words.end(), {"--api-sock", request.api_socket, "--id", request.id});
+  }
   if (request.timing) {
     words.emplace_back("--timing-fd");
     words.push_back(fmt::to_string(kTimingFd));
@@ -130,8 +135,9 @@ Result<pid_t> execute(const VmmProcess::Request& request, std::array<int, 5> fds
 }  // namespace
 
 Result<std::unique_ptr<VmmProcess>> VmmProcess::spawn(base::EventLoop& loop, const Request& request,
-                                                      ByteEnd console, Observer observer) {
-  const UniqueFd null = TRY(out_of_the_way(base::open_file("/dev/null", O_RDONLY)));
+                                                      Console console, Observer observer) {
+  const UniqueFd input = TRY(out_of_the_way(console.input.valid() ? Result<UniqueFd>(std::move(console.input))
+                                                                  : base::open_file("/dev/null", O_RDONLY)));
   const UniqueFd configuration = TRY(out_of_the_way(file_in_memory(request.configuration)));
   Pipe output = TRY(make_pipe());
   Pipe errors = TRY(make_pipe());
@@ -144,7 +150,7 @@ Result<std::unique_ptr<VmmProcess>> VmmProcess::spawn(base::EventLoop& loop, con
 
   std::unique_ptr<VmmProcess> vmm(new VmmProcess(loop, std::move(observer)));
   vmm->pid_ = TRY(execute(
-      request, {null.get(), output_end.get(), error_end.get(), configuration.get(), timing_end.get()}));
+      request, {input.get(), output_end.get(), error_end.get(), configuration.get(), timing_end.get()}));
   vmm->pidfd_.reset(static_cast<int>(::syscall(SYS_pidfd_open, vmm->pid_, 0)));
   if (!vmm->pidfd_.valid()) return fail_errno(errno, "watch a process");
   TRY(loop.add(vmm->pidfd_.get(), EPOLLIN, [raw = vmm.get()](std::uint32_t) { raw->reap(); }));
@@ -162,13 +168,14 @@ Result<std::unique_ptr<VmmProcess>> VmmProcess::spawn(base::EventLoop& loop, con
     std::string text(bytes.size(), '\0');
     std::ranges::transform(bytes, text.begin(), [](std::byte b) { return static_cast<char>(b); });
     raw->console_.add(text);
+    if (raw->observer_.on_console) raw->observer_.on_console(text);
   };
   handlers.on_end = [raw = vmm.get()](Pump::Ending, int) {
     raw->console_pump_->source().close();  // a VMM that goes on writing must not wait for us
     raw->one_ended();
   };
-  vmm->console_pump_ =
-      TRY(Pump::create(loop, ByteEnd::own(std::move(output.read)), std::move(console), std::move(handlers)));
+  vmm->console_pump_ = TRY(Pump::create(loop, ByteEnd::own(std::move(output.read)), std::move(console.output),
+                                        std::move(handlers)));
   return vmm;
 }
 

@@ -31,22 +31,32 @@ class VmmProcess {
     std::string executable;
     std::string configuration;  // JSON
     bool timing = false;
+    std::string api_socket = {};  // empty: it serves none
+    std::string id = {};          // with api_socket
+  };
+  // The guest's serial port.
+  struct Console {
+    ByteEnd output;
+    base::UniqueFd input = {};  // what the VMM reads; invalid: nothing
   };
   struct Observer {
     // A moment of the start, CLOCK_MONOTONIC; only with Request::timing.
-    std::function<void(std::string_view phase, std::uint64_t ns)> on_phase;
+    std::function<void(std::string_view phase, std::uint64_t ns)> on_phase = nullptr;
+    // What the guest wrote to its console, before it is written to ours.
+    std::function<void(std::string_view)> on_console = nullptr;
     // Once, when it ended and all that it wrote was read.
     std::function<void(const VmmEnd&)> on_end;
   };
 
-  // The guest's serial console goes to `console`. `loop` outlives the process.
+  // `loop` outlives the process.
   static base::Result<std::unique_ptr<VmmProcess>> spawn(base::EventLoop& loop, const Request& request,
-                                                         ByteEnd console, Observer observer);
+                                                         Console console, Observer observer);
   // Kills and reaps it.
   ~VmmProcess();
   VmmProcess(const VmmProcess&) = delete;
   VmmProcess& operator=(const VmmProcess&) = delete;
 
+  [[nodiscard]] pid_t pid() const { return pid_; }  // -1 once it ended
   [[nodiscard]] int pidfd() const { return pidfd_.get(); }
   void kill();
   [[nodiscard]] const Tail& console() const { return console_; }

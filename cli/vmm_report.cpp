@@ -62,6 +62,8 @@ std::string describe_end(const VmmEnd& end, const RunOptions& options, bool boot
       return "the guest crashed its processor (triple fault)" + hint + with_console(console);
     case 12:
       return "KVM failed: " + said(errors) + with_console(console);
+    case 13:
+      return "mayfly-vmm made a system call that its filter does not allow, and was stopped: " + said(errors);
     default:
       return fmt::format("mayfly-vmm ended with status {}: {}", end.exit_status, said(errors));
   }

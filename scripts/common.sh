@@ -69,8 +69,8 @@ step() {
 }
 
 # To build. What `mayfly run --net` needs at run time (nftables, passt) is not among them: mayfly doctor names it.
-build_packages=(cmake g++ ninja-build libcli11-dev libfmt-dev libsodium-dev liburing-dev nlohmann-json3-dev musl-tools
-  e2fsprogs fakeroot busybox-static)
+build_packages=(cmake g++ ninja-build libcli11-dev libfmt-dev libseccomp-dev libsodium-dev liburing-dev nlohmann-json3-dev musl-tools
+  e2fsprogs fakeroot busybox-static help2man)
 
 # build_preset PRESET [TARGET…]
 build_preset() {

@@ -11,6 +11,7 @@ Suites; without a name: every one but dev, whose tests asan runs as well.
   asan     the same under the address and undefined-behaviour sanitizers
   tsan     those of them whose subject has threads, under the thread sanitizer
   fuzz     each fuzzer for a short while
+  security system call filters: what they let through and what not; how the executables are built
   lab      the lab itself
   guest    Linux guests, in the lab where there is no hardware virtualization
 
@@ -18,12 +19,12 @@ Logs are in build/logs/."
 suites=()
 for word in "$@"; do
   case $word in
-    format | dev | asan | tsan | fuzz | lab | guest) suites+=("$word") ;;
+    format | dev | asan | tsan | fuzz | security | lab | guest) suites+=("$word") ;;
     --help | -h) printf '%s\n' "$usage"; exit 0 ;;
     *) printf 'test.sh: no suite is named "%s"\n%s\n' "$word" "$usage" >&2; exit 2 ;;
   esac
 done
-[ ${#suites[@]} -gt 0 ] || suites=(format asan tsan fuzz lab guest)
+[ ${#suites[@]} -gt 0 ] || suites=(format asan tsan fuzz security lab guest)
 
 passed=0 failed=0
 # count LOG STATUS: adds what a suite's log says of itself, in ctest's words or as "N passed, N failed".
@@ -90,13 +91,23 @@ fuzz_suite() { side_by_side fuzz $(find build/fuzz/fuzz -maxdepth 1 -type f -exe
 
 hardware_virtualization() { grep -qwE 'vmx|svm' /proc/cpuinfo && [ -w /dev/kvm ]; }
 
-# Each in a lab of its own.
-in_lab() { lab/run --fresh --timeout 1500 -- "$1"; }
+# Each in a lab of its own, with a record of the VMM's system calls.
+in_lab() {
+  lab/run --fresh --timeout 1500 -- tests/security/record_calls.sh "$PWD/build/lab-out/calls-$(basename "$1" .sh)" "$1"
+}
 guest_suite() {
   local test status=0
   if ! hardware_virtualization; then
-    side_by_side in_lab $(ls -S tests/guest/*_test.sh) # the longest first
-    return
+    rm -f build/lab-out/calls-*
+    side_by_side in_lab $(ls -S tests/guest/*_test.sh) || status=1 # the longest first
+    printf -- '--- system calls that the policies allow, and those that were made\n'
+    if cat build/lab-out/calls-* | build/release/bin/mayfly-filter audit --trace - jailer/seccomp/*.policy; then
+      echo "1 passed, 0 failed"
+    else
+      echo "0 passed, 1 failed"
+      status=1
+    fi
+    return "$status"
   fi
   for test in tests/guest/*_test.sh; do
     printf -- '--- %s\n' "$test"
@@ -129,6 +140,12 @@ for name in "${suites[@]}"; do
       need_packages xz-utils || exit 1
       step "Build: fuzz" build_preset fuzz fuzzers || { failed=$((failed + 1)); continue; }
       suite "Fuzzers" fuzz_suite
+      ;;
+    security)
+      step "Build: dev" build_preset dev test_security_calls test_security_vmm || { failed=$((failed + 1)); continue; }
+      suite "Tests: security" ctest --test-dir build/dev --output-on-failure --no-tests=error -L security
+      step "Build: release" build_preset release mayfly mayfly-vmm mayfly-filter || { failed=$((failed + 1)); continue; }
+      suite "Executables" tests/security/elf_test.sh
       ;;
     lab) suite "Lab" lab/test.sh ;;
     guest)

@@ -150,6 +150,14 @@ void MmioTransport::write(std::uint64_t offset, std::span<const std::byte> in) {
   bad_access("write", offset);
 }
 
+bool MmioTransport::reaches_device(std::uint64_t offset, std::span<const std::byte> in) {
+  if (!is_register_access(offset, in.size())) return false;
+  base::Le32 value;
+  std::ranges::copy(in, std::as_writable_bytes(std::span(&value, 1)).begin());
+  if (offset == kStatus) return value == 0U || (value & (kStatusDriverOk | kStatusFailed)) != 0;
+  return offset == kQueueNotify;
+}
+
 void MmioTransport::queue_notified(std::uint16_t index) {
   const std::lock_guard lock(device_.mutex());
   notify(index);

@@ -70,6 +70,9 @@ class MmioTransport final : public Interrupt {
     std::uint64_t interrupts = 0;
   };
 
+  // Whether a write is more than one of registers: the device may be started, reset, or told of work.
+  [[nodiscard]] static bool reaches_device(std::uint64_t offset, std::span<const std::byte> in);
+
   // `device` and `memory` outlive the transport. `raise_irq` triggers the device's interrupt line (edge); it
   // is called with the device's mutex held, from any thread.
   MmioTransport(VirtioDevice& device, const base::GuestMemory& memory, std::function<void()> raise_irq);

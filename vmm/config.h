@@ -61,6 +61,9 @@ struct VmConfig {
   std::string kvm_path = "/dev/kvm";      // or /dev/fd/N, one that was passed in
   bool boot_timer = false;
   std::function<void()> on_guest_ready = {};  // the guest told the boot timer; on a vCPU's thread
+  // The first act of each vCPU's thread, on it, before any guest instruction: to give up what it will not
+  // need. An error, and the machine cannot be made. Null: nothing.
+  std::function<base::Status()> confine_vcpu = {};
   ConsoleConfig console;
 };
 

@@ -19,6 +19,7 @@
 #include "vmm/bus.h"
 #include "vmm/kvm.h"
 #include "vmm/legacy_devices.h"
+#include "vmm/loop_calls.h"
 #include "vmm/vcpu.h"
 #include "vmm/vcpu_setup.h"
 #include "vmm/virtio_slot.h"
@@ -91,7 +92,11 @@ class KvmMachine final : public Machine {
  public:
   KvmMachine(Vm vm, std::shared_ptr<base::GuestMemory> memory, base::EventLoop& loop,
              std::function<void(const Exit&)> on_exit)
-      : loop_(loop), on_exit_(std::move(on_exit)), memory_owner_(std::move(memory)), vm_(std::move(vm)) {}
+      : loop_(loop),
+        calls_(loop),
+        on_exit_(std::move(on_exit)),
+        memory_owner_(std::move(memory)),
+        vm_(std::move(vm)) {}
   ~KvmMachine() override;
   KvmMachine(const KvmMachine&) = delete;
   KvmMachine& operator=(const KvmMachine&) = delete;
@@ -112,7 +117,7 @@ class KvmMachine final : public Machine {
   Status create_vcpu_fds(const Kvm& kvm, std::uint32_t count);
   Status add_devices(const VmConfig& config);
   Status write_tables(const VmConfig& config, const BootImages& images);
-  Status create_vcpus(const Kvm& kvm, const x86_64::LoadedKernel& kernel);
+  Status create_vcpus(const Kvm& kvm, const x86_64::LoadedKernel& kernel, const VmConfig& config);
 
  private:
   Buses buses() { return Buses{port_bus_, mmio_bus_}; }
@@ -120,6 +125,7 @@ class KvmMachine final : public Machine {
   void hold_devices();
   Status release_devices();
   void stop_vcpus();
+  void wait_parked();
   // On a vCPU's thread.
   void guest_reset();
   void end(Exit exit);
@@ -127,6 +133,7 @@ class KvmMachine final : public Machine {
   void finish(const Exit& exit);
 
   base::EventLoop& loop_;
+  LoopCalls calls_;
   std::function<void(const Exit&)> on_exit_;
   State state_ = State::kNotStarted;
   std::atomic<bool> ended_{false};  // by the guest; state_ follows when the loop gets to it
@@ -181,7 +188,7 @@ Status KvmMachine::create_vcpu_fds(const Kvm& kvm, std::uint32_t count) {
 
 Status KvmMachine::add_virtio(std::unique_ptr<virtio::VirtioDevice> device) {
   const auto index = static_cast<std::uint32_t>(slots_.size());
-  slots_.push_back(TRY(VirtioSlot::create(index, std::move(device), vm_, memory_, loop_)));
+  slots_.push_back(TRY(VirtioSlot::create(index, std::move(device), vm_, memory_, loop_, calls_)));
   return mmio_bus_.add(x86_64::virtio_mmio_address(index).value(), virtio::kMmioSize,
                        fmt::format("virtio device {}", index), *slots_.back());
 }
@@ -222,7 +229,7 @@ Status KvmMachine::write_tables(const VmConfig& config, const BootImages& images
                                    {.vcpu_count = config.machine.vcpu_count, .virtio_devices = devices});
 }
 
-Status KvmMachine::create_vcpus(const Kvm& kvm, const x86_64::LoadedKernel& kernel) {
+Status KvmMachine::create_vcpus(const Kvm& kvm, const x86_64::LoadedKernel& kernel, const VmConfig& config) {
   const auto cpuid = TRY(kvm.supported_cpuid());
   const auto count = static_cast<std::uint32_t>(vcpu_fds_.size());
   // A KVM that cannot tell the frequency (a host whose TSC is not constant) leaves it to the guest to
@@ -235,9 +242,11 @@ Status KvmMachine::create_vcpus(const Kvm& kvm, const x86_64::LoadedKernel& kern
   for (std::uint32_t i = 0; i < count; ++i) {
     TRY(set_up_vcpu(vcpu_fds_[i], i, kernel, parameters));
     vcpus_.push_back(
-        TRY(Vcpu::create(i, std::move(vcpu_fds_[i]), buses(), [this](Exit exit) { end(std::move(exit)); })));
+        TRY(Vcpu::create(i, std::move(vcpu_fds_[i]), buses(), [this](Exit exit) { end(std::move(exit)); },
+                         {.confine = config.confine_vcpu, .on_parked = [this] { calls_.wake(); }})));
   }
   vcpu_fds_.clear();
+  for (const auto& vcpu : vcpus_) TRY(vcpu->wait_confined());
   return {};
 }
 
@@ -245,6 +254,7 @@ Status KvmMachine::create_vcpus(const Kvm& kvm, const x86_64::LoadedKernel& kern
 
 KvmMachine::~KvmMachine() {
   stop_vcpus();
+  calls_.close();
   vcpus_.clear();
   if (!legacy_) return;
   loop_.release(&legacy_->serial().mutex());
@@ -262,7 +272,7 @@ Status KvmMachine::start() {
 Status KvmMachine::pause() {
   if (state_ != State::kRunning) return fail("the machine is {}, not running", name_of(state_));
   for (const auto& vcpu : vcpus_) vcpu->request_pause();
-  for (const auto& vcpu : vcpus_) vcpu->wait_parked();
+  wait_parked();
   if (ended_) return fail("the guest has ended");
   hold_devices();
   state_ = State::kPaused;
@@ -331,6 +341,12 @@ void KvmMachine::stop_vcpus() {
   for (const auto& vcpu : vcpus_) vcpu->request_stop();
 }
 
+// One of them may wait for this thread before it can park.
+void KvmMachine::wait_parked() {
+  calls_.serve_until(
+      [this] { return std::ranges::all_of(vcpus_, [](const auto& vcpu) { return vcpu->parked(); }); });
+}
+
 // --- The end
 
 void KvmMachine::guest_reset() {
@@ -343,14 +359,15 @@ void KvmMachine::guest_reset() {
 
 void KvmMachine::end(Exit exit) {
   if (ended_.exchange(true)) return;
-  stop_vcpus();
+  for (const auto& vcpu : vcpus_) vcpu->request_stop_at_exit();
   loop_.post([this, alive = std::weak_ptr(alive_), exit = std::move(exit)] {
     if (!alive.expired()) finish(exit);
   });
 }
 
 void KvmMachine::finish(const Exit& exit) {
-  for (const auto& vcpu : vcpus_) vcpu->wait_parked();
+  stop_vcpus();
+  wait_parked();
   state_ = State::kEnded;
   legacy_->serial().flush(kLastWords);
   // The callback may destroy this machine.
@@ -379,7 +396,7 @@ Result<std::unique_ptr<Machine>> Machine::create(const VmConfig& config, base::E
   const BootImages images = TRY(loading.get());
   TRY(machine->write_tables(config, images));
   base::timeline::mark("kernel_loaded");
-  TRY(machine->create_vcpus(kvm, images.kernel));
+  TRY(machine->create_vcpus(kvm, images.kernel, config));
   return machine;
 }
 

@@ -10,6 +10,8 @@
 #include <cerrno>
 #include <chrono>
 
+#include "base/ready.h"
+
 namespace mayfly::vmm {
 
 using std::chrono::milliseconds;
@@ -24,6 +26,8 @@ base::Result<std::unique_ptr<Serial>> Serial::create(base::EventLoop& loop, int 
   if (!kick.valid()) return base::fail_errno(errno, "create an eventfd for the serial port");
   std::unique_ptr<Serial> serial(new Serial(loop, std::move(kick), input, output, std::move(raise_irq)));
   Serial* self = serial.get();
+  serial->stall_timer_ = TRY(base::Timer::create(
+      loop, [self] { self->reader_stalled(); }, &self->mutex_));
   TRY(loop.add(
       self->kick_.get(), EPOLLIN, [self](std::uint32_t) { self->serve(); }, &self->mutex_));
   return serial;
@@ -134,17 +138,12 @@ void Serial::set_output_watch(bool on) {
   output_watched_ = on;
   if (!on) {
     loop_.remove(output_.fd());
-    if (stall_timer_) stall_timer_->cancel();
+    stall_timer_->cancel();
     return;
   }
   const auto added = loop_.add(
       output_.fd(), EPOLLOUT, [this](std::uint32_t) { set_output_watch(!write_out()); }, &mutex_);
-  if (!stall_timer_) {
-    auto timer = base::Timer::create(
-        loop_, [this] { reader_stalled(); }, &mutex_);
-    if (timer) stall_timer_ = std::move(*timer);
-  }
-  if (!added || !stall_timer_) {
+  if (!added) {
     // No way to wait for the reader (out of memory or of file descriptors).
     close_output();
     output_watched_ = false;
@@ -171,8 +170,7 @@ void Serial::flush(milliseconds limit) {
   while (!write_out()) {
     const auto left = std::chrono::ceil<milliseconds>(deadline - std::chrono::steady_clock::now());
     if (left <= milliseconds(0)) return;
-    pollfd poll{.fd = output_.fd(), .events = POLLOUT, .revents = 0};
-    ::poll(&poll, 1, static_cast<int>(left.count()));
+    base::ready(output_.fd(), POLLOUT, left);
   }
 }
 

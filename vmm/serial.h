@@ -82,7 +82,7 @@ class Serial final : public BusDevice {
   std::uint64_t dropped_ = 0;        // after the output was closed
   std::uint64_t progress_ = 0;       // bytes written, ever
   std::uint64_t progress_at_timer_ = 0;
-  std::unique_ptr<base::Timer> stall_timer_;  // made when first needed
+  std::unique_ptr<base::Timer> stall_timer_;  // set while output_watched_
 
   ConsoleFd input_;
   bool input_open_;

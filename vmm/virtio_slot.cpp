@@ -13,17 +13,18 @@ namespace mayfly::vmm {
 base::Result<std::unique_ptr<VirtioSlot>> VirtioSlot::create(std::uint32_t index,
                                                              std::unique_ptr<virtio::VirtioDevice> device,
                                                              Vm& vm, const base::GuestMemory& memory,
-                                                             base::EventLoop& loop) {
+                                                             base::EventLoop& loop, LoopCalls& calls) {
   IrqLine irq = TRY(IrqLine::create(vm, x86_64::virtio_mmio_gsi(index)));
-  std::unique_ptr<VirtioSlot> slot(new VirtioSlot(std::move(device), std::move(irq), memory, loop));
+  std::unique_ptr<VirtioSlot> slot(new VirtioSlot(std::move(device), std::move(irq), memory, loop, calls));
   TRY(slot->add_doorbells(index, vm));
   TRY(slot->watch_doorbells());
   return slot;
 }
 
 VirtioSlot::VirtioSlot(std::unique_ptr<virtio::VirtioDevice> device, IrqLine irq,
-                       const base::GuestMemory& memory, base::EventLoop& loop)
+                       const base::GuestMemory& memory, base::EventLoop& loop, LoopCalls& calls)
     : loop_(loop),
+      calls_(calls),
       irq_(std::move(irq)),
       device_(std::move(device)),
       transport_(*device_, memory, [this] { irq_.pulse(); }) {}
@@ -31,6 +32,12 @@ VirtioSlot::VirtioSlot(std::unique_ptr<virtio::VirtioDevice> device, IrqLine irq
 VirtioSlot::~VirtioSlot() {
   unwatch_doorbells();
   loop_.release(&device_->mutex());
+}
+
+void VirtioSlot::write(std::uint64_t offset, std::span<const std::byte> in) {
+  // A device that is started, reset or served uses files, sockets and timers.
+  if (!virtio::MmioTransport::reaches_device(offset, in)) return transport_.write(offset, in);
+  calls_.run([&] { transport_.write(offset, in); });
 }
 
 base::Status VirtioSlot::add_doorbells(std::uint32_t index, Vm& vm) {

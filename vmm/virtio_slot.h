@@ -12,6 +12,7 @@
 #include "vmm/bus.h"
 #include "vmm/irq_line.h"
 #include "vmm/kvm.h"
+#include "vmm/loop_calls.h"
 
 namespace mayfly::vmm {
 
@@ -19,16 +20,17 @@ namespace mayfly::vmm {
 // for a write to QueueNotify and that the event loop answers, so no vCPU leaves the kernel for it.
 class VirtioSlot final : public BusDevice {
  public:
-  // `index` < x86_64::kMostVirtioDevices. `vm`, `memory` and `loop` outlive the slot.
+  // `index` < x86_64::kMostVirtioDevices. `vm`, `memory`, `loop` and `calls` outlive the
+  // slot.
   static base::Result<std::unique_ptr<VirtioSlot>> create(std::uint32_t index,
                                                           std::unique_ptr<virtio::VirtioDevice> device,
                                                           Vm& vm, const base::GuestMemory& memory,
-                                                          base::EventLoop& loop);
+                                                          base::EventLoop& loop, LoopCalls& calls);
   // On the loop's thread, when no vCPU runs.
   ~VirtioSlot() override;
 
   void read(std::uint64_t offset, std::span<std::byte> out) override { transport_.read(offset, out); }
-  void write(std::uint64_t offset, std::span<const std::byte> in) override { transport_.write(offset, in); }
+  void write(std::uint64_t offset, std::span<const std::byte> in) override;
 
   // From hold() to release() the device does nothing: neither doorbells nor what it watches on the host are
   // answered, and nothing that was begun before is left. On the loop's thread.
@@ -40,12 +42,13 @@ class VirtioSlot final : public BusDevice {
 
  private:
   VirtioSlot(std::unique_ptr<virtio::VirtioDevice> device, IrqLine irq, const base::GuestMemory& memory,
-             base::EventLoop& loop);
+             base::EventLoop& loop, LoopCalls& calls);
   base::Status add_doorbells(std::uint32_t index, Vm& vm);
   base::Status watch_doorbells();
   void unwatch_doorbells();
 
   base::EventLoop& loop_;
+  LoopCalls& calls_;
   IrqLine irq_;
   std::unique_ptr<virtio::VirtioDevice> device_;
   virtio::MmioTransport transport_;

@@ -1,6 +1,8 @@
 // A guest of a few instructions drives a virtio block device: every register and ring byte is written by code
 // that runs in KVM, the doorbell is an ioeventfd.
+#include <atomic>
 #include <catch2/catch.hpp>
+#include <semaphore>
 #include <thread>
 
 #include "tests/support/guest_driver.h"
@@ -152,6 +154,8 @@ TEST_CASE("a doorbell that rings in a paused machine is answered after it") {
   descriptor(code, 0, kHeader, 16, kNext | (1U << 16U));
   descriptor(code, 1, kData, 512, kNext | kWrite | (2U << 16U));
   descriptor(code, 2, kStatus, 1, kWrite);
+  code.mov_rdi(vmm::x86_64::kBootTimer.value());
+  code.store8(0, 123);
   submit_first(code);
   code.say("!");
   wait_for_first(code);
@@ -159,9 +163,21 @@ TEST_CASE("a doorbell that rings in a paused machine is answered after it") {
   code.reset();
   code.stop();
   TemporaryFolder folder;
-  TinyMachine machine(code, [&](vmm::VmConfig& config) { add_disk(config, folder); });
+  // The guest waits at the boot timer: the loop has to run until the device is started, and not from then on.
+  std::atomic<bool> started = false;
+  std::binary_semaphore go_on(0);
+  TinyMachine machine(code, [&](vmm::VmConfig& config) {
+    add_disk(config, folder);
+    config.boot_timer = true;
+    config.on_guest_ready = [&] {
+      started = true;
+      go_on.acquire();
+    };
+  });
   machine.start();
-  // The loop does not run between start and pause, so nobody answers the doorbell before.
+  machine.run_until([&] { return started.load(); });
+  go_on.release();
+  // The loop does not run between this and the pause, so nobody answers the doorbell before.
   std::this_thread::sleep_for(std::chrono::milliseconds(5));
   REQUIRE(machine->pause().has_value());
   machine.run_for(std::chrono::milliseconds(20));

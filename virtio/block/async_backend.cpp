@@ -41,6 +41,7 @@ class AsyncBackend final : public Backend {
 
   base::Result<std::uint64_t> size() override { return medium_->size(); }
   [[nodiscard]] Geometry geometry() const override { return medium_->geometry(); }
+  base::Result<bool> move_to(const std::string& path, bool read_only) override;
   void submit(const Job& job) override;
   void start() override;
   void drain() override;
@@ -61,6 +62,16 @@ class AsyncBackend final : public Backend {
   std::uint32_t in_flight_ = 0;
   bool abandoning_ = false;
 };
+
+// The ring stays: a process with its system call filters on gets no other.
+base::Result<bool> AsyncBackend::move_to(const std::string& path, bool read_only) {
+  if (!ring_->moves()) return false;
+  auto file = TRY(File::open(path, read_only));
+  drain();
+  TRY(ring_->move_to(file->fd(), file->is_block_device()));
+  medium_ = std::move(file);
+  return true;
+}
 
 // A flush needs no order among the calls in the ring. Section 5.2.6.2: a write is stable once a flush that
 // was sent after the write was *completed* is completed itself; so a write that is still on its way when its

@@ -52,6 +52,10 @@ class Backend {
   // Bytes now; an error when it cannot be told or is not a size a disk may have.
   virtual base::Result<std::uint64_t> size() = 0;
   [[nodiscard]] virtual Geometry geometry() const = 0;
+  // Serves the file or block device at `path` instead, once every job is completed, if it can keep what else
+  // it has of the kernel's. False: another backend has to be opened. An error (as File::open() has them):
+  // nothing has changed.
+  virtual base::Result<bool> move_to(const std::string& path, bool read_only) = 0;
   // Jobs complete in any order. A kFlush makes stable what was completed before it was submitted.
   virtual void submit(const Job& job) = 0;
   // What was submitted is begun at the latest now. Call once after a batch.

@@ -39,7 +39,7 @@ class DeviceImpl final : public Device, private Completions {
   base::Status prepare() {
     rest_ = TRY(base::Timer::create(
         loop_, [this] { next_turn(); }, &mutex()));
-    auto backend = TRY(open(config_.path));
+    auto backend = TRY(open(config_.path, config_.io_engine));
     const std::uint64_t size = TRY(backend->size());
     const Geometry geometry = backend->geometry();
     requests_.use(std::move(backend));
@@ -88,9 +88,9 @@ class DeviceImpl final : public Device, private Completions {
   }
   void settled() override;
 
-  Result<std::unique_ptr<Backend>> open(const std::string& path) {
+  Result<std::unique_ptr<Backend>> open(const std::string& path, IoEngine engine) {
     return opener_(path, Opening{.read_only = config_.read_only,
-                                 .engine = config_.io_engine,
+                                 .engine = engine,
                                  .loop = loop_,
                                  .mutex = mutex(),
                                  .completions = *this});
@@ -174,7 +174,10 @@ base::Status DeviceImpl::update(const std::string& path) {
         config_.id, config_.overlay_path, config_.path);
   }
   std::unique_ptr<Backend> opened;
-  if (!path.empty()) opened = TRY(open(path));
+  if (!path.empty() && !TRY(requests_.backend().move_to(path, config_.read_only))) {
+    // It is synchronous, and so will this be: a process with its system call filters on gets no io_uring.
+    opened = TRY(open(path, IoEngine::kSync));
+  }
   const std::uint64_t size = TRY(opened ? opened->size() : requests_.backend().size());
   // No request is lost: what is on its way to the old file ends there.
   quiesce();

@@ -55,10 +55,11 @@ Result<std::uint64_t> File::size() {
   if (!S_ISREG(what.st_mode) && !S_ISBLK(what.st_mode)) {
     return fail("{} is neither a regular file nor a block device", path_);
   }
-  // stat(2) has no size for a block device; its end is where it ends.
-  const off_t end = ::lseek(fd(), 0, SEEK_END);
-  if (end < 0) return fail_errno(errno, "find the end of {}", path_);
-  const auto bytes = static_cast<std::uint64_t>(end);
+  auto bytes = static_cast<std::uint64_t>(what.st_size);
+  // stat(2) has no size for a block device.
+  if (S_ISBLK(what.st_mode) && ::ioctl(fd(), BLKGETSIZE64, &bytes) < 0) {
+    return fail_errno(errno, "ask for the size of {}", path_);
+  }
   if (bytes == 0) return fail("{} is empty, not a disk image", path_);
   if (bytes % kSectorSize != 0) {
     return fail("{} has {} bytes, which is not a multiple of {}", path_, bytes, kSectorSize);
@@ -103,10 +104,10 @@ std::int64_t File::perform(const Call& call) {
   std::int64_t result = 0;
   switch (call.kind) {
     case Call::Kind::kRead:
-      result = ::preadv(fd(), call.pieces.data(), count, at);
+      result = ::preadv2(fd(), call.pieces.data(), count, at, 0);
       break;
     case Call::Kind::kWrite:
-      result = ::pwritev(fd(), call.pieces.data(), count, at);
+      result = ::pwritev2(fd(), call.pieces.data(), count, at, 0);
       break;
     case Call::Kind::kSync:
       result = ::fdatasync(fd());

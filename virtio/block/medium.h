@@ -18,8 +18,8 @@ namespace mayfly::virtio::block {
 // One call on the disk.
 struct Call {
   enum class Kind : std::uint8_t {
-    kRead,     // preadv
-    kWrite,    // pwritev
+    kRead,     // preadv2
+    kWrite,    // pwritev2
     kSync,     // fdatasync
     kDiscard,  // the range's content is of no use any more; it may take no space
     kPunch,    // the range reads as zero and takes no space

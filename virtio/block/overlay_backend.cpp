@@ -31,6 +31,9 @@ class OverlayBackend final : public Backend {
 
   Result<std::uint64_t> size() override { return engine_->size(); }
   [[nodiscard]] Geometry geometry() const override { return engine_->geometry(); }
+  Result<bool> move_to(const std::string& path, bool read_only) override {
+    return engine_->move_to(path, read_only);
+  }
   void submit(const Job& job) override { engine_->submit(job); }
   void start() override {
     engine_->start();

@@ -22,6 +22,13 @@ class Ring {
   virtual ~Ring() = default;
   // Readable as long as there is something to take, and only to be polled; stays open as long as the ring.
   [[nodiscard]] virtual int event_fd() const = 0;
+  // Whether move_to() can be called.
+  [[nodiscard]] virtual bool moves() const { return false; }
+  // Calls are on this open file or block device from now on, which outlives the ring; none is under way.
+  // An error: this ring stays where it is.
+  virtual base::Status move_to(int /*fd*/, bool /*on_block_device*/) {
+    return base::fail("this ring stays with its file");
+  }
   // Whether calls of this kind can be put here.
   [[nodiscard]] virtual bool takes(Call::Kind kind) const = 0;
   // At most kMostInFlight at a time, tokens below that. What `call` refers to stays in place until it is

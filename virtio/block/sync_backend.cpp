@@ -13,6 +13,7 @@ class SyncBackend final : public Backend {
 
   base::Result<std::uint64_t> size() override { return medium_->size(); }
   [[nodiscard]] Geometry geometry() const override { return medium_->geometry(); }
+  base::Result<bool> move_to(const std::string& /*path*/, bool /*read_only*/) override { return false; }
   void submit(const Job& job) override {
     work_.begin(job);
     while (!work_.finished()) work_.account(medium_->perform(work_.call()));

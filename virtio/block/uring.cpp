@@ -1,9 +1,11 @@
 #include <liburing.h>
 #include <linux/falloc.h>
+#include <poll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
+#include <array>
 #include <cerrno>
-#include <chrono>
-#include <thread>
 
 #include "base/log.h"
 #include "virtio/block/backend.h"
@@ -11,7 +13,6 @@
 
 namespace mayfly::virtio::block {
 
-using base::fail;
 using base::fail_errno;
 using base::Result;
 
@@ -26,10 +27,14 @@ class Uring final : public Ring {
   Uring(const Uring&) = delete;
   Uring& operator=(const Uring&) = delete;
 
-  base::Status attach(int file) {
-    if (const int result = ::io_uring_register_files(&ring_, &file, 1); result < 0) {
-      return fail_errno(-result, "register a file with io_uring");
+  // Once, before the first call: registers the file, and forbids the ring all but what it is for.
+  base::Status attach(int file);
+  [[nodiscard]] bool moves() const override { return true; }
+  base::Status move_to(int fd, bool on_block_device) override {
+    if (const int result = ::io_uring_register_files_update(&ring_, 0, &fd, 1); result < 0) {
+      return fail_errno(-result, "register another file with io_uring");
     }
+    on_block_device_ = on_block_device;
     return {};
   }
 
@@ -50,6 +55,37 @@ class Uring final : public Ring {
   io_uring ring_;
   bool on_block_device_;
 };
+
+// What io_uring does passes by system call filters, and it can open files and sockets: a process that was
+// taken over must not have such a ring. So the ring is told for good (io_uring_register(2),
+// IORING_REGISTER_RESTRICTIONS, Linux 5.10) that it transfers, syncs and deallocates on its registered file.
+base::Status Uring::attach(int file) {
+  if (const int result = ::io_uring_register_files(&ring_, &file, 1); result < 0) {
+    return fail_errno(-result, "register a file with io_uring");
+  }
+  constexpr std::array kOperations = {IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_FSYNC,
+                                      IORING_OP_FALLOCATE};
+  constexpr std::array kRegistrations = {IORING_REGISTER_FILES_UPDATE, IORING_REGISTER_SYNC_CANCEL};
+  std::array<io_uring_restriction, kOperations.size() + kRegistrations.size() + 1> allowed{};
+  std::size_t count = 0;
+  for (const auto operation : kOperations) {
+    allowed[count].opcode = IORING_RESTRICTION_SQE_OP;
+    allowed[count++].sqe_op = operation;
+  }
+  for (const auto registration : kRegistrations) {
+    allowed[count].opcode = IORING_RESTRICTION_REGISTER_OP;
+    allowed[count++].register_op = registration;
+  }
+  allowed[count].opcode = IORING_RESTRICTION_SQE_FLAGS_REQUIRED;
+  allowed[count++].sqe_flags = IOSQE_FIXED_FILE;
+  // By number: the shared library of Debian 12 (2.3) does not export the functions for these two.
+  if (::syscall(__NR_io_uring_register, ring_.ring_fd, IORING_REGISTER_RESTRICTIONS, allowed.data(), count) <
+          0 ||
+      ::syscall(__NR_io_uring_register, ring_.ring_fd, IORING_REGISTER_ENABLE_RINGS, nullptr, 0) < 0) {
+    return fail_errno(errno, "restrict io_uring (Linux 5.10 or later is needed)");
+  }
+  return {};
+}
 
 void Uring::put(const Call& call, std::uint32_t token) {
   // There is room: the ring has an entry for each token, and a token is in one call at a time.
@@ -102,7 +138,8 @@ void Uring::wait() {
   while (::io_uring_cq_ready(&ring_) == 0) {
     const int result = ::io_uring_submit_and_wait(&ring_, 1);
     // The kernel has no memory: it will have some.
-    if (result < 0 && result != -EINTR) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    constexpr timespec kMillisecond{.tv_sec = 0, .tv_nsec = 1'000'000};
+    if (result < 0 && result != -EINTR) ::ppoll(nullptr, 0, &kMillisecond, nullptr);
   }
 }
 
@@ -117,15 +154,12 @@ void Uring::cancel() {
 
 Result<std::unique_ptr<Ring>> make_uring(int fd, bool on_block_device) {
   io_uring ring{};
-  // EPERM: forbidden by kernel.io_uring_disabled or a seccomp filter; ENOMEM: by RLIMIT_MEMLOCK
-  // (before 5.12).
-  if (const int result = ::io_uring_queue_init(kMostInFlight, &ring, 0); result < 0) {
+  // EINVAL: a kernel before 5.10. EPERM: forbidden by kernel.io_uring_disabled or a seccomp filter; ENOMEM:
+  // by RLIMIT_MEMLOCK (before 5.12).
+  if (const int result = ::io_uring_queue_init(kMostInFlight, &ring, IORING_SETUP_R_DISABLED); result < 0) {
     return fail_errno(-result, "set up io_uring");
   }
-  const unsigned features = ring.features;
   auto uring = std::make_unique<Uring>(ring, on_block_device);
-  // Came after all else that is used here: fallocate is of 5.6.
-  if ((features & IORING_FEAT_FAST_POLL) == 0) return fail("set up io_uring: Linux 5.7 or later is needed");
   TRY(uring->attach(fd));
   return uring;
 }

@@ -4,6 +4,7 @@
 #include <linux/if_tun.h>
 #include <net/if.h>
 #include <sys/ioctl.h>
+#include <sys/uio.h>
 
 #include <algorithm>
 #include <array>
@@ -22,6 +23,10 @@ using base::Result;
 using base::Status;
 
 namespace {
+
+// preadv2(2): with this offset it is readv(2). The calls that drives use are used here, too, so that the
+// system call filter has two fewer to allow.
+constexpr off_t kNowhere = -1;
 
 constexpr const char* kTunDevice = "/dev/net/tun";
 constexpr int kTapFlags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;  // one queue, and nothing but headers of virtio
@@ -77,13 +82,15 @@ class TapBackend final : public Backend {
 
   Moved read(std::span<const iovec> pieces) override {
     for (;;) {
-      const Moved done = moved(::readv(fd_.get(), pieces.data(), static_cast<int>(pieces.size())));
+      const Moved done =
+          moved(::preadv2(fd_.get(), pieces.data(), static_cast<int>(pieces.size()), kNowhere, 0));
       if (done || done.error() != EINTR) return done;
     }
   }
   Moved write(std::span<const iovec> pieces) override {
     for (;;) {
-      const Moved done = moved(::writev(fd_.get(), pieces.data(), static_cast<int>(pieces.size())));
+      const Moved done =
+          moved(::pwritev2(fd_.get(), pieces.data(), static_cast<int>(pieces.size()), kNowhere, 0));
       if (done || done.error() != EINTR) return done;
     }
   }

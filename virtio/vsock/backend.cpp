@@ -107,8 +107,13 @@ Transfer write_socket(int fd, std::span<const std::span<std::byte>> parts) {
 }
 
 Transfer write_socket(int fd, std::string_view text) {
+  // An iovec is for both directions; sendmsg(2) only reads.
+  iovec piece{.iov_base = const_cast<char*>(text.data()), .iov_len = text.size()};
+  msghdr message{};
+  message.msg_iov = &piece;
+  message.msg_iovlen = 1;
   for (;;) {
-    const ssize_t n = ::send(fd, text.data(), text.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    const ssize_t n = ::sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (n > 0) return {Transfer::Status::kSome, static_cast<std::size_t>(n)};
     if (n < 0 && errno == EINTR) continue;
     return {n < 0 && would_block(errno) ? Transfer::Status::kBlocked : Transfer::Status::kEnded};

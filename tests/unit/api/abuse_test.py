@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Clients of mayfly-vmm's control socket that mean harm: each is refused or served, others are answered meanwhile, and the
 process's memory stays bounded. Usage: abuse_test.py MAYFLY-VMM"""
 

@@ -89,7 +89,9 @@ struct Request {
 
 Request receive_start() {
   FrameHeader header;
-  if (!get(&header, sizeof(header)) || header.type != static_cast<std::uint32_t>(Frame::kStart)) die("start");
+  if (!get(&header, sizeof(header))) die("start");
+  if (header.type == static_cast<std::uint32_t>(Frame::kShutdown)) ::_exit(0);
+  if (header.type != static_cast<std::uint32_t>(Frame::kStart)) die("start");
   std::string body(header.length, '\0');
   if (!get(body.data(), body.size())) die("start body");
   Request request;

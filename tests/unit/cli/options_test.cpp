@@ -1,4 +1,5 @@
 #include "cli/options.h"
+#include "cli/image_run.h"
 
 #include <catch2/catch.hpp>
 #include <cstdlib>
@@ -31,12 +32,49 @@ TEST_CASE("the command is what follows --, untouched") {
   CHECK(parsed({"--", "echo", "--", "--"}).command == Words{"echo", "--", "--"});
 }
 
-TEST_CASE("without -- the command starts at the first word that is no option") {
-  const RunOptions options = parsed({"--cpus", "2", "ls", "-la", "--memory"});
+TEST_CASE("the first word before -- is an image, what follows is its command") {
+  const RunOptions options = parsed({"--cpus", "2", "alpine:3", "ls", "-la", "--memory"});
+  CHECK(options.image == "alpine:3");
   CHECK(options.command == Words{"ls", "-la", "--memory"});
   CHECK(options.cpus == 2);
-  CHECK(parsed({"sh", "-c", "x", "--", "y"}).command == Words{"sh", "-c", "x", "--", "y"});
-  CHECK(parsed({"-t", "sh"}).tty);
+  CHECK(parsed({"alpine", "--", "sh", "--", "y"}).command == Words{"sh", "--", "y"});
+  CHECK(parsed({"alpine", "sh", "--", "y"}).command == Words{"sh", "--", "y"});
+  CHECK(parsed({"alpine"}).command.empty());
+  CHECK(parsed({"-t", "alpine"}).tty);
+  CHECK(parsed({"--", "alpine"}).image.empty());
+}
+
+TEST_CASE("what an image says holds where the command line says nothing") {
+  StoredImage image;
+  image.name = "demo";
+  image.file = "/images/demo.ext4";
+  image.config = {.entrypoint = {"/bin/sh", "-c"},
+                  .command = {"echo hi"},
+                  .environment = {"PATH=/bin", "A=1"},
+                  .user = "1234:50",
+                  .directory = "/etc"};
+  RunOptions options = parsed({"demo"});
+  REQUIRE(apply_image(image, options));
+  CHECK(options.rootfs == "/images/demo.ext4");
+  CHECK(options.command == Words{"/bin/sh", "-c", "echo hi"});
+  CHECK(options.environment == Words{"PATH=/bin", "A=1"});
+  CHECK(options.uid == 1234);
+  CHECK(options.gid == 50);
+  CHECK(options.directory == "/etc");
+
+  options = parsed({"--env", "A=2", "--env", "B=3", "--user", "0", "--workdir", "/tmp", "demo", "--", "pwd"});
+  REQUIRE(apply_image(image, options));
+  CHECK(options.command == Words{"/bin/sh", "-c", "pwd"});
+  CHECK(options.environment == Words{"PATH=/bin", "A=2", "B=3"});
+  CHECK(options.uid == 0);
+  CHECK_FALSE(options.gid);
+  CHECK(options.directory == "/tmp");
+
+  image.config = {};
+  options = parsed({"demo"});
+  const auto empty = apply_image(image, options);
+  REQUIRE_FALSE(empty);
+  CHECK_THAT(empty.error().message, Catch::Matchers::Contains("the image demo has no command of its own"));
 }
 
 TEST_CASE("every option is taken") {

@@ -1,6 +1,9 @@
 // The block device on the kernel's io_uring. Passes over where the kernel forbids it.
+#include <liburing.h>
 #include <poll.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <array>
 #include <cstring>
@@ -51,6 +54,29 @@ TEST_CASE("block uring: each request, in any framing") {
   CHECK(b.on_disk(9, 1) == std::vector<std::byte>(512));
   CHECK(b.on_disk(10, 1) == std::vector<std::byte>(512, std::byte{1}));
   CHECK(b.on_disk(20, 4) == std::vector<std::byte>(2048));
+}
+
+// A ring passes by system call filters, so it must not be good for anything else.
+TEST_CASE("block uring: the ring does what a drive needs, and cannot be given more") {
+  if (forbidden()) return;
+  const test::FakeDisk disk(512);
+  const auto ring = make_uring(disk.fd(), false).value();
+  const auto register_with = [&](unsigned what, void* argument, unsigned count) {
+    return ::syscall(__NR_io_uring_register, ring->event_fd(), what, argument, count) < 0 ? errno : 0;
+  };
+  std::array<char, 64> memory{};
+  iovec buffer{memory.data(), memory.size()};
+  CHECK(register_with(IORING_REGISTER_BUFFERS, &buffer, 1) == EACCES);
+  CHECK(register_with(IORING_REGISTER_PERSONALITY, nullptr, 0) == EACCES);
+  CHECK(register_with(IORING_UNREGISTER_FILES, nullptr, 0) == EACCES);
+  io_uring_restriction more{};
+  CHECK(register_with(IORING_REGISTER_RESTRICTIONS, &more, 1) != 0);
+  // Calls on the ring are on registered files, of which there is one.
+  int file = disk.fd();
+  CHECK(register_with(IORING_REGISTER_FILES, &file, 1) == EACCES);
+  CHECK(ring->moves());
+  CHECK(ring->move_to(disk.fd(), false));
+  CHECK_FALSE(ring->move_to(1'000'000, false));
 }
 
 // The event loop is not woken for what was taken where it was begun.
