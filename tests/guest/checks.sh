@@ -12,6 +12,7 @@ check() {
   else
     failed=$((failed + 1))
     printf 'FAILED  %s\n' "$what"
+    return 1
   fi
 }
 
