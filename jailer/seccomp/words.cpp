@@ -31,7 +31,7 @@ constexpr std::uint64_t number(T value) {
   return static_cast<std::uint64_t>(value);
 }
 
-const std::array<Constant, 68> kConstants = {{
+const std::array<Constant, 69> kConstants = {{
     // memory
     {"PROT_NONE", number(PROT_NONE)},
     {"PROT_READ", number(PROT_READ)},
@@ -56,6 +56,7 @@ const std::array<Constant, 68> kConstants = {{
     {"O_TRUNC", number(O_TRUNC)},
     {"O_APPEND", number(O_APPEND)},
     {"O_EXCL", number(O_EXCL)},
+    {"F_DUPFD_CLOEXEC", number(F_DUPFD_CLOEXEC)},
     {"F_SETFL", number(F_SETFL)},
     {"F_GETFL", number(F_GETFL)},
     {"FALLOC_FL_KEEP_SIZE", number(FALLOC_FL_KEEP_SIZE)},
