@@ -20,9 +20,9 @@ struct FileOwner {
 struct ImageRequest {
   std::string source;  // a folder, a tar archive (compressed or not), or "-": an archive on standard input
   std::string output;  // replaced if it exists, when the new image is complete
-  std::uint64_t size_mib = 0;     // of the file system; 0: what the content needs and room to spare
-  std::string init;               // the mayfly-init to put in; "": the one beside this program
-  std::vector<FileOwner> owners;  // other than those in the source
+  std::uint64_t size_mib = 0;          // of the file system; 0: what the content needs and room to spare
+  std::string init;                    // the mayfly-init to put in; "": the one beside this program
+  std::vector<FileOwner> owners = {};  // other than those in the source
 };
 
 struct ImageSummary {
