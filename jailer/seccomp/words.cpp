@@ -31,7 +31,7 @@ constexpr std::uint64_t number(T value) {
   return static_cast<std::uint64_t>(value);
 }
 
-const std::array<Constant, 68> kConstants = {{
+const std::array<Constant, 69> kConstants = {{
     // memory
     {"PROT_NONE", number(PROT_NONE)},
     {"PROT_READ", number(PROT_READ)},
@@ -58,6 +58,7 @@ const std::array<Constant, 68> kConstants = {{
     {"O_EXCL", number(O_EXCL)},
     {"F_SETFL", number(F_SETFL)},
     {"F_GETFL", number(F_GETFL)},
+    {"F_DUPFD_CLOEXEC", number(F_DUPFD_CLOEXEC)},
     {"FALLOC_FL_KEEP_SIZE", number(FALLOC_FL_KEEP_SIZE)},
     {"FALLOC_FL_PUNCH_HOLE", number(FALLOC_FL_PUNCH_HOLE)},
     {"FALLOC_FL_ZERO_RANGE", number(FALLOC_FL_ZERO_RANGE)},
