@@ -45,7 +45,6 @@ constexpr auto kTimeoutGrace = 2s;
 constexpr auto kPowerOffPatience = 10s;
 constexpr int kReportInChild = 3;
 constexpr std::size_t kLongestReport = 64U << 10U;
-constexpr std::array kEndingSignals = {SIGINT, SIGTERM, SIGQUIT, SIGHUP};
 
 // What the child tells the parent: "ready NAME", or "failed STATUS MESSAGE".
 constexpr std::string_view kReady = "ready ";

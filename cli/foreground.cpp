@@ -24,8 +24,6 @@ using namespace std::chrono_literals;
 constexpr std::size_t kStubbornSignals = 3;
 constexpr auto kStubbornWindow = 2s;
 
-constexpr std::array kEndingSignals = {SIGINT, SIGTERM, SIGQUIT, SIGHUP};
-
 // Signals that we handle: not those that whoever started us has us ignore (nohup, a shell's background job).
 std::vector<int> handled_signals() {
   std::vector<int> signals(kEndingSignals.begin(), kEndingSignals.end());

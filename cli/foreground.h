@@ -1,7 +1,9 @@
 // Our terminal, our standard streams and our signals, for a command in a guest.
 #pragma once
 
+#include <array>
 #include <chrono>
+#include <csignal>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -15,6 +17,9 @@
 #include "cli/terminal.h"
 
 namespace mayfly::cli {
+
+// Those that ask a command to end.
+inline constexpr std::array kEndingSignals = {SIGINT, SIGTERM, SIGQUIT, SIGHUP};
 
 // With the size and the kind of our terminal, when the command gets one.
 StartRequest start_request(const CommandOptions& options);

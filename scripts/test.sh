@@ -142,15 +142,15 @@ for name in "${suites[@]}"; do
       suite "Fuzzers" fuzz_suite
       ;;
     security)
-      step "Build: dev" build_preset dev test_security_calls test_security_vmm || { failed=$((failed + 1)); continue; }
-      suite "Tests: security" ctest --test-dir build/dev --output-on-failure --no-tests=error -L security
+      step "Build: security" build_preset security test_security_calls test_security_vmm || { failed=$((failed + 1)); continue; }
+      suite "Tests: security" ctest --test-dir build/security --output-on-failure --no-tests=error -L security
       step "Build: release" build_preset release mayfly mayfly-vmm mayfly-filter || { failed=$((failed + 1)); continue; }
       suite "Executables" tests/security/elf_test.sh
       ;;
     lab) suite "Lab" lab/test.sh ;;
     guest)
       # What `mayfly run --net` runs, and what its test is made with.
-      need_packages curl iproute2 nftables passt procps || exit 1
+      need_packages curl ethtool fio iperf3 iproute2 nftables passt procps || exit 1
       scripts/build.sh || { failed=$((failed + 1)); continue; }
       suite "Linux guests" guest_suite
       ;;

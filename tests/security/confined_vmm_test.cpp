@@ -191,7 +191,8 @@ TEST_CASE("with the filters on a machine is configured, runs, is paused, changed
   if (!have_kvm()) return;
   Setting s;
   s.make_log();
-  const base::UniqueFd passed(::open(s.fourth.c_str(), O_RDWR));  // inherited
+  // For the VMM to have, as a jailer passes descriptors in.
+  const base::UniqueFd passed(::open(s.third.c_str(), O_RDWR));
   VmmUnderTest vmm(s.folder, {"--api-sock", s.folder.path("api.sock"), "--boot-timer", "--id", "confined"});
   s.configure(vmm);
   CHECK(vmm.ask("PUT", "/mmds", R"({"a": "b"})") == "204");
@@ -225,9 +226,10 @@ TEST_CASE("with the filters on a machine is configured, runs, is paused, changed
 
   vmm.type("k");
   vmm.wait_for([&] { return vmm.output() == "hello key? k"; });
-  CHECK(vmm.ask("PATCH", "/drives/d", json{{"drive_id", "d"}, {"path_on_host", s.third}}.dump()) == "204");
-  const std::string by_fd = fmt::format("/dev/fd/{}", passed.get());
-  CHECK(vmm.ask("PATCH", "/drives/e", json{{"drive_id", "e"}, {"path_on_host", by_fd}}.dump()) == "204");
+  CHECK(vmm.ask("PATCH", "/drives/d",
+                json{{"drive_id", "d"}, {"path_on_host", fmt::format("/dev/fd/{}", passed.get())}}.dump()) ==
+        "204");
+  CHECK(vmm.ask("PATCH", "/drives/e", json{{"drive_id", "e"}, {"path_on_host", s.fourth}}.dump()) == "204");
   INFO(vmm.errors());
   CHECK(vmm.wait() == 0);
   CHECK(vmm.output() == "hello key? k bye");
