@@ -54,7 +54,8 @@ chmod 644 "$root/config.json"
   --cgroup pids.max=64 -- --config-file config.json --api-sock /run/api.sock >"$work/console" 2>"$work/err" </dev/null
 check "the jailer ends once the VMM runs" [ $? -eq 0 ] || { cat "$work/err" >&2; summary; exit 1; }
 pid=$(cat "$root/mayfly-vmm.pid")
-answer() { curl -s --max-time 60 --unix-socket "$root/run/api.sock" "http://localhost$1"; }
+# answer PATH [OPTION…]
+answer() { curl -s --max-time 60 --unix-socket "$root/run/api.sock" "http://localhost$1" "${@:2}"; }
 answers() {
   for _ in $(seq 300); do
     answer / | grep -q '"id":"one"' && return 0
@@ -63,11 +64,23 @@ answers() {
   return 1
 }
 check "the control socket answers" answers
+# It must not end while it is looked at.
+becomes() { answer /vm -X PATCH -d "{\"state\": \"$1\"}" -w '%{http_code}' | grep -q 204; }
+check "the machine can be paused" becomes Paused
 check "the VMM is the jail's user" [ "$(awk '/^Uid:/ {print $2}' "/proc/$pid/status")" = $uid ]
 check "the VMM has no capability" [ "$(awk '/^Cap(Prm|Eff|Bnd|Amb|Inh):/ {print $2}' "/proc/$pid/status" | sort -u)" = 0000000000000000 ]
 check "the VMM is in its cgroup" grep -q '/mayfly-vmm/one$' "/proc/$pid/cgroup"
-check "its descriptors lead to devices, its jail and nothing else" \
-  sh -c "! ls -l /proc/$pid/fd | sed -n 's/.* -> //p' | grep '^/' | grep -vE '^(/dev/(kvm|null)|$root/.*|$work/(console|err))\$'"
+only_its_files() {
+  local fd inode known
+  known=" $(find "$root" "$work/console" "$work/err" -printf '%i ')"
+  for fd in "/proc/$pid/fd/"*; do
+    [ -f "$fd" ] || [ -d "$fd" ] || continue
+    case $(readlink "$fd") in anon_inode:*) continue ;; esac
+    inode=$(stat -L -c %i "$fd")
+    case $known in *" $inode "*) ;; *) ls -l "$fd" >&2; return 1 ;; esac
+  done
+}
+check "it has no file open but its jail's and its caller's output" only_its_files
 ended() {
   for _ in $(seq $((deadline * 10))); do
     # Gone, or a zombie that whoever adopted it has not looked at.
@@ -76,6 +89,7 @@ ended() {
   done
   return 1
 }
+check "the machine goes on" becomes Resumed
 check "the guest ends" ended
 check "the guest ran, and its disk is on the host" guest_was_right "$root/disk"
 "$bin/mayfly-jailer" --cleanup one --chroot-base-dir "$jails"

@@ -178,6 +178,7 @@ std::string Jails::all_that_is_left() const {
   }
   if (std::filesystem::exists(base())) lines.push_back(base());
   for (const auto& hierarchy : std::filesystem::directory_iterator("/sys/fs/cgroup", none)) {
+    if (hierarchy.path().filename() == name_) lines.push_back(hierarchy.path().string());
     for (const std::filesystem::path& place : {hierarchy.path(), hierarchy.path() / name_}) {
       for (const auto& entry : std::filesystem::directory_iterator(place, none)) {
         const std::string path = entry.path().string();

@@ -36,10 +36,15 @@ struct UserJails : Jails {
     REQUIRE(::chown(base().c_str(), kUid, kUid) == 0);
   }
   // /dev/kvm as it is for a user in its group; in a mount namespace of the test's.
-  [[nodiscard]] std::string open_kvm() const {
+  [[nodiscard]] std::string open_kvm() const { return kvm_with(666); }
+  // As it is for other users.
+  [[nodiscard]] std::string closed_kvm() const { return kvm_with(600); }
+
+ private:
+  [[nodiscard]] std::string kvm_with(int mode) const {
     return fmt::format(
-        "if ! [ -e {0} ]; then mknod {0} c 10 232; fi && chmod 666 {0} && mount --bind {0} /dev/kvm",
-        folder().path("kvm"));
+        "if ! [ -e {0} ]; then mknod {0} c 10 232; fi && chmod {1} {0} && mount --bind {0} /dev/kvm",
+        folder().path("kvm"), mode);
   }
 };
 
@@ -125,7 +130,7 @@ TEST_CASE("userns: a virtual machine runs, by a device of the user's or by a des
   const auto kvm = base::open_file("/dev/kvm", O_RDWR);
   REQUIRE(kvm.has_value());
   Program by_fd(jails.command("fd", {"--userns", "--new-pid-ns", "--pass-fd", "20"}, {"kvm-fd", "20"}),
-                {.user = kUid, .pass_fd = kvm->get()});
+                {.user = kUid, .pass_fd = kvm->get(), .prepare = jails.closed_kvm()});
   CHECK(by_fd.finish() == 0);
   CHECK(by_fd.value("the guest") == "spoke");
   CHECK_FALSE(std::filesystem::exists(jails.root("fd") + "/dev/kvm"));
@@ -143,7 +148,7 @@ TEST_CASE("userns: what goes wrong is said in one line, and nothing is left") {
   const std::string before = jails.all_that_is_left();
   const std::vector<Failure> failures = {
       {"as root", "is for users", {}, {}, std::nullopt},
-      {"a device of others", "you may not use /dev/kvm: join its group"},
+      {"a device of others", "you may not use /dev/kvm: join its group", {}, jails.closed_kvm()},
       {"a network namespace of root's",
        "join the network namespace",
        {"--netns", "/proc/self/ns/net"},
