@@ -17,6 +17,7 @@
 
 #include "base/event_loop.h"
 #include "base/file.h"
+#include "cli/console_hub.h"
 #include "cli/foreground.h"
 #include "cli/keeper.h"
 #include "cli/machine.h"
@@ -132,6 +133,7 @@ class Detached {
   LogWriter console_log_;
   std::string last_message_;
   std::unique_ptr<ControlServer> control_;
+  std::unique_ptr<ConsoleHub> console_;
   std::unique_ptr<Machine> machine_;
   std::unique_ptr<base::Timer> timeout_timer_;
   std::unique_ptr<base::Timer> grace_timer_;
@@ -160,16 +162,23 @@ Status Detached::start(const RunFiles& files) {
 }
 
 Result<Machine::Request> Detached::machine_request(const RunFiles& files) {
+  std::array<int, 2> typed{};
+  if (::pipe2(typed.data(), O_CLOEXEC) < 0) return fail_errno(errno, "create a pipe");
+  UniqueFd console_input(typed[0]);
+  UniqueFd typing(typed[1]);
+  if (::fcntl(typing.get(), F_SETFL, O_NONBLOCK) < 0) return fail_errno(errno, "set up a pipe");
+  console_ = TRY(ConsoleHub::create(*loop_, entry_.path(), std::move(typing)));
   const auto nowhere = [] { return base::open_file("/dev/null", O_RDWR); };
-  return Machine::Request{.options = options_,
-                          .files = files,
-                          .folder = entry_.path(),
-                          .start = start_request(options_),
-                          .streams = {.input = ByteEnd::own(TRY(nowhere())),
-                                      .output = ByteEnd::own(TRY(nowhere())),
-                                      .errors = ByteEnd::own(TRY(nowhere()))},
-                          .console = {.output = ByteEnd::own(TRY(nowhere()))},
-                          .api_socket = entry_.path() + "/api"};
+  return Machine::Request{
+      .options = options_,
+      .files = files,
+      .folder = entry_.path(),
+      .start = start_request(options_),
+      .streams = {.input = ByteEnd::own(TRY(nowhere())),
+                  .output = ByteEnd::own(TRY(nowhere())),
+                  .errors = ByteEnd::own(TRY(nowhere()))},
+      .console = {.output = ByteEnd::own(TRY(nowhere())), .input = std::move(console_input)},
+      .api_socket = entry_.path() + "/api"};
 }
 
 Machine::Observer Detached::observer() {
@@ -179,7 +188,11 @@ Machine::Observer Detached::observer() {
               [this](Stream stream, std::span<const std::byte> bytes) {
                 log_.add(stream == Stream::kStdout ? LogStream::kOutput : LogStream::kErrors, bytes);
               },
-          .on_console = [this](std::string_view text) { console_log_.add(LogStream::kConsole, text); },
+          .on_console =
+              [this](std::string_view text) {
+                console_log_.add(LogStream::kConsole, text);
+                console_->show(text);
+              },
           .on_end = [this](Result<int> result) { on_end(std::move(result)); }};
 }
 

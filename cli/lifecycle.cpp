@@ -19,6 +19,8 @@ using base::Status;
 
 namespace {
 
+constexpr const char* kResumed = R"({"state": "Resumed"})";
+
 int print_help(const std::string& help) {
   fmt::print("{}", help);
   return 0;
@@ -81,6 +83,21 @@ Result<nlohmann::ordered_json> describe(const std::string& name) {
   return json;
 }
 
+// Each of them, whatever becomes of the others.
+Result<int> set_state(NamesCommand command, const char* body, std::span<const std::string> words) {
+  const auto parsed = TRY(parse_names(command, words));
+  if (!parsed.options) return print_help(parsed.help);
+  int status = 0;
+  for (const std::string& name : parsed.options->names) {
+    const Result<FoundMachine> machine = find_machine(name);
+    const Status done = machine ? vmm_client(*machine).patch("/vm", body) : std::unexpected(machine.error());
+    if (done) continue;
+    complain(machine ? fmt::format("{}: {}", name, done.error().message) : done.error().message);
+    status = kExitMayflyFailed;
+  }
+  return status;
+}
+
 std::string dump(const nlohmann::ordered_json& json) {
   return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }
@@ -115,7 +132,7 @@ Result<int> stop_command(std::span<const std::string> words) {
   for (const std::string& name : options.names) {
     const auto machine = find_machine(name);
     if (machine && state_of(*machine) == MachineState::kPaused) {
-      static_cast<void>(vmm_client(*machine).patch("/vm", R"({"state": "Resumed"})"));
+      static_cast<void>(vmm_client(*machine).patch("/vm", kResumed));
     }
   }
   const auto grace = options.grace.value_or(std::chrono::milliseconds(kDefaultStopGrace));
@@ -140,6 +157,26 @@ Result<int> wait_command(std::span<const std::string> words) {
     status = end ? *end : kExitMayflyFailed;
   }
   return failed != 0 ? failed : status;
+}
+
+Result<int> pause_command(std::span<const std::string> words) {
+  return set_state(NamesCommand::kPause, R"({"state": "Paused"})", words);
+}
+
+Result<int> resume_command(std::span<const std::string> words) {
+  return set_state(NamesCommand::kResume, kResumed, words);
+}
+
+Result<int> exec_command(std::span<const std::string> words) {
+  const auto parsed = TRY(parse_exec(words));
+  return parsed.options ? exec_in_machine(*parsed.options) : print_help(parsed.help);
+}
+
+Result<int> copy_command(std::span<const std::string> words) {
+  const auto parsed = TRY(parse_copy(words));
+  if (!parsed.options) return print_help(parsed.help);
+  TRY(copy_files(parsed.options->from, parsed.options->to));
+  return 0;
 }
 
 Result<int> inspect_command(std::span<const std::string> words) {

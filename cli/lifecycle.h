@@ -15,5 +15,11 @@ base::Result<int> kill_command(std::span<const std::string> words);
 base::Result<int> wait_command(std::span<const std::string> words);
 base::Result<int> logs_command(std::span<const std::string> words);
 base::Result<int> inspect_command(std::span<const std::string> words);
+base::Result<int> exec_command(std::span<const std::string> words);
+base::Result<int> pause_command(std::span<const std::string> words);
+base::Result<int> resume_command(std::span<const std::string> words);
+base::Result<int> console_command(std::span<const std::string> words);
+base::Result<int> stats_command(std::span<const std::string> words);
+base::Result<int> copy_command(std::span<const std::string> words);
 
 }  // namespace mayfly::cli

@@ -26,6 +26,42 @@ to keep them, let `mayfly logs -f` write them to a file.
 Exit status: 0, or 125 on an error.
 )";
 
+constexpr const char* kExecFooter = R"(
+The command's standard output and error are ours, and with -i its standard input. It ends with the machine, which ends with
+its own command and not with this one. Signals reach it as with mayfly run.
+
+Exit status: the command's own; 128 + n when signal n killed it; 125 when Mayfly itself failed or the machine ended before the
+command did; 126 when the command cannot be run; 127 when it is not found.
+
+Examples:
+  mayfly exec web -- ps
+  mayfly exec -t web -- sh                             a shell
+  tar c src | mayfly exec -i web -- tar x -C /tmp
+)";
+
+constexpr const char* kStatsFooter = R"(
+CPU is that of the virtual machine monitor with its guest, 100 % being one CPU: since the line before with --watch, since the
+machine's start without. MEMORY is what of it is in the host's memory, and what the guest has been given. Disk and network
+are what the devices have moved since the start. --json has all counters of the devices.
+
+Exit status: 0, or 125 on an error.
+)";
+
+constexpr const char* kCopyFooter = R"(
+One end is NAME:PATH, a path in a machine; the other a path on this host, with a "/" before any ":" in it. Folders are copied
+with all that is in them; links stay links. A copy goes into a target that is a folder; else it gets the target's name. The
+guest needs the programs tar and test (busybox has them), and mayfly needs tar. Files belong to root in the guest, to you here.
+
+What a machine sends is unpacked in a folder of its own, and moved to its place when it is nothing but files, folders and
+links of the name that was asked for. A folder is not copied over another.
+
+Exit status: 0, or 125 on an error.
+
+Examples:
+  mayfly cp site web:/var/www
+  mayfly cp web:/var/log/messages .
+)";
+
 struct NamesHelp {
   const char* name;
   const char* summary;
@@ -45,6 +81,18 @@ NamesHelp help_of(NamesCommand command) {
     case NamesCommand::kInspect:
       return {"inspect", "Prints all that is known of machines, as JSON: an object, or of several an array.",
               "\nExit status: 0, or 125 on an error.\n"};
+    case NamesCommand::kPause:
+      return {"pause", "Stops the CPUs of machines, until mayfly resume.",
+              "\nNothing happens to one that is paused.\n\nExit status: 0, or 125 on an error.\n"};
+    case NamesCommand::kResume:
+      return {"resume", "Lets the CPUs of machines run again.",
+              "\nNothing happens to one that runs.\n\nExit status: 0, or 125 on an error.\n"};
+    case NamesCommand::kConsole:
+      return {"console", "Shows a machine's serial console, and types on it, until the machine ends.",
+              "\nIt begins with the last lines. On a terminal Ctrl-] leaves it. Our guest images say nothing "
+              "on the console "
+              "but what\nthe kernel has to say, and have no login there: mayfly exec -t gives a shell.\n\n"
+              "Exit status: 0, or 125 on an error.\n"};
   }
   return {};
 }
@@ -91,7 +139,9 @@ Result<Parsed<LogsOptions>> parse_logs(std::span<const std::string> words) {
   app.footer(kLogsFooter);
   app.add_flag("-f,--follow", options.follow, "Go on until the machine ends");
   app.add_flag("--console", options.console, "Of the guest's serial console instead");
-  app.add_option("-n,--tail", options.tail, "Begin with the last N lines")->type_name("N");
+  app.add_option("-n,--tail", options.tail, "Begin with the last N lines")
+      ->type_name("N")
+      ->check(CLI::NonNegativeNumber);
   app.add_option("NAME", options.name, "The machine")->required();
   return finish(app, words, "logs", options);
 }
@@ -102,7 +152,59 @@ Result<Parsed<NamesOptions>> parse_names(NamesCommand command, std::span<const s
   CLI::App app{help.summary, fmt::format("mayfly {}", help.name)};
   app.footer(help.footer);
   add_names(app, options.names);
-  return finish(app, words, help.name, options);
+  auto parsed = TRY(finish(app, words, help.name, options));
+  if (command == NamesCommand::kConsole && parsed.options && parsed.options->names.size() != 1) {
+    return base::fail("mayfly console takes one machine");
+  }
+  return parsed;
+}
+
+Result<Parsed<ExecOptions>> parse_exec(std::span<const std::string> words) {
+  ExecOptions options;
+  CommandTexts texts;
+  CLI::App app{"Runs a further command in a machine that runs detached.", "mayfly exec"};
+  app.footer(kExecFooter);
+  app.add_flag("-i,--interactive", options.input, "Standard input is the command's; else it has none");
+  app.add_flag("-t,--tty", options.tty, "Give the command a terminal, shown in ours, with its input");
+  add_command_options(app, options, texts);
+  SplitWords split = TRY(parse_before_command(app, words, "exec"));
+  if (!split.help.empty()) {
+    replace_first(split.help, "mayfly exec [OPTIONS]", "mayfly exec [OPTIONS] NAME [--] COMMAND [ARG...]");
+    return Parsed<ExecOptions>{std::nullopt, split.help};
+  }
+  std::vector<std::string>& rest = split.command;
+  if (rest.empty()) return base::fail("no machine given: mayfly exec [OPTIONS] NAME -- COMMAND [ARG...]");
+  options.name = rest.front();
+  rest.erase(rest.begin());
+  if (!rest.empty() && rest.front() == "--") rest.erase(rest.begin());
+  if (rest.empty()) return base::fail("no command given: mayfly exec [OPTIONS] NAME -- COMMAND [ARG...]");
+  if (rest.front().empty()) return base::fail("the command is an empty word");
+  options.command = std::move(rest);
+  TRY(take_command_texts(texts, options));
+  return Parsed<ExecOptions>{std::move(options), {}};
+}
+
+Result<Parsed<StatsOptions>> parse_stats(std::span<const std::string> words) {
+  StatsOptions options;
+  CLI::App app{"Shows what machines use.", "mayfly stats"};
+  app.footer(kStatsFooter);
+  app.add_flag("-w,--watch", options.watch, "Again every second, in place on a terminal");
+  app.add_flag("--json", options.json, "An array of objects, on a line");
+  app.add_option("NAME", options.names, "Machines (default: all)");
+  return finish(app, words, "stats", options);
+}
+
+Result<Parsed<CopyOptions>> parse_copy(std::span<const std::string> words) {
+  std::string from;
+  std::string to;
+  CLI::App app{"Copies files between this host and a machine.", "mayfly cp"};
+  app.footer(kCopyFooter);
+  app.add_option("FROM", from, "PATH or NAME:PATH")->required();
+  app.add_option("TO", to, "NAME:PATH or PATH")->required();
+  CopyOptions options;
+  auto parsed = TRY(finish(app, words, "cp", options));
+  if (parsed.options) *parsed.options = {.from = parse_copy_end(from), .to = parse_copy_end(to)};
+  return parsed;
 }
 
 }  // namespace mayfly::cli

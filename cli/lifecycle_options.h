@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "base/result.h"
+#include "cli/copy.h"
+#include "cli/guest_command.h"
 #include "cli/options.h"
 
 namespace mayfly::cli {
@@ -29,12 +31,24 @@ struct LogsOptions {
   std::optional<std::size_t> tail;  // lines
 };
 
+struct StatsOptions : NamesOptions {  // none: all
+  bool watch = false;
+  bool json = false;
+};
+struct CopyOptions {
+  CopyEnd from;
+  CopyEnd to;
+};
+
 // As parse_run(), options.h.
+base::Result<Parsed<ExecOptions>> parse_exec(std::span<const std::string> words);
+base::Result<Parsed<StatsOptions>> parse_stats(std::span<const std::string> words);
+base::Result<Parsed<CopyOptions>> parse_copy(std::span<const std::string> words);
 base::Result<Parsed<PsOptions>> parse_ps(std::span<const std::string> words);
 base::Result<Parsed<StopOptions>> parse_stop(std::span<const std::string> words);
 base::Result<Parsed<LogsOptions>> parse_logs(std::span<const std::string> words);
 // Names of machines and nothing else: for these subcommands.
-enum class NamesCommand : std::uint8_t { kKill, kWait, kInspect };
+enum class NamesCommand : std::uint8_t { kKill, kWait, kInspect, kPause, kResume, kConsole };
 base::Result<Parsed<NamesOptions>> parse_names(NamesCommand command, std::span<const std::string> words);
 
 }  // namespace mayfly::cli

@@ -14,6 +14,7 @@
 #include "base/file.h"
 #include "base/timeline.h"
 #include "cli/checks.h"
+#include "cli/completion.h"
 #include "cli/detached.h"
 #include "cli/doctor.h"
 #include "cli/drive_command.h"
@@ -62,6 +63,20 @@ Result<int> doctor(std::span<const std::string> words) {
   return cli::can_run_linux_guests(checks) ? 0 : 1;
 }
 
+Result<int> version(std::span<const std::string> words) {
+  if (words.empty()) {
+    fmt::print("mayfly v{}\n", MAYFLY_VERSION);
+  } else if (words.size() == 1 && words.front() == "--json") {
+    fmt::print("{{\"version\": \"{}\"}}\n", MAYFLY_VERSION);
+  } else if (words.front() == "--help" || words.front() == "-h") {
+    fmt::print(
+        "Prints the version.\nUsage: mayfly version [OPTIONS]\n\nOptions:\n  --json   One JSON object\n");
+  } else {
+    return base::fail("mayfly version takes --json or nothing, and not {}", words.front());
+  }
+  return 0;
+}
+
 Result<int> dispatch(std::span<const std::string> words, std::uint64_t start_ns) {
   if (words.empty()) return base::fail("no command given (see mayfly --help)");
   const std::string& command = words.front();
@@ -73,13 +88,18 @@ Result<int> dispatch(std::span<const std::string> words, std::uint64_t start_ns)
   if (command == "wait") return cli::wait_command(rest);
   if (command == "logs") return cli::logs_command(rest);
   if (command == "inspect") return cli::inspect_command(rest);
+  if (command == "exec") return cli::exec_command(rest);
+  if (command == "console") return cli::console_command(rest);
+  if (command == "cp") return cli::copy_command(rest);
+  if (command == "stats") return cli::stats_command(rest);
+  if (command == "pause") return cli::pause_command(rest);
+  if (command == "resume") return cli::resume_command(rest);
+  if (command == "completion") return cli::completion_command(rest);
+  if (command == "__complete") return cli::complete_command(rest);
   if (command == "doctor") return doctor(rest);
   if (command == "drive") return cli::drive_command(rest);
   if (command == "image") return cli::image_command(rest);
-  if (command == "version" || command == "--version" || command == "-V") {
-    fmt::print("mayfly v{}\n", MAYFLY_VERSION);
-    return 0;
-  }
+  if (command == "version" || command == "--version" || command == "-V") return version(rest);
   if (command == "help" || command == "--help" || command == "-h") {
     fmt::print("{}", cli::main_help());
     return 0;

@@ -68,14 +68,19 @@ Usage: mayfly COMMAND …
 
   run [IMAGE] -- COMMAND [ARG…]     run a command in a fresh microVM; with --detach, leave it running
   ps                                list the machines that run detached
+  exec [-it] NAME -- COMMAND        run a further command in a machine
   logs [-f] NAME                    what a machine's command has written
+  console NAME                      a machine's serial console
+  cp NAME:PATH PATH                 copy files from a machine; PATH NAME:PATH into one
+  stats [--watch] [NAME…]           what machines use
   inspect NAME…                     all that is known of machines
-  stop NAME…                        end machines in good order
-  kill NAME…                        end machines at once
+  pause NAME…, resume NAME…         stop the CPUs of machines, and let them run again
+  stop NAME…, kill NAME…            end machines: in good order, at once
   wait NAME…                        wait for the end of machines
   image build SOURCE -o FILE        make a root file system from a folder or a tar archive
   drive create|show|flatten         copy-on-write drives: clone an image, look at it, make it whole
   doctor                            what this machine can do, and what to do about what it cannot
+  completion bash|zsh|fish          the script for a shell's completion
   version                           the version, as --version does
 
 Examples:

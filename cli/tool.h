@@ -27,7 +27,7 @@ class HeldSignals {
 
 struct Tool {
   std::vector<std::string>
-      words;  // the program, looked up in PATH and in /usr/sbin and /sbin, and its arguments
+      words;  // the program, a path or looked up in PATH and in /usr/sbin and /sbin, and its arguments
   std::vector<std::string> environment;  // NAME=VALUE, besides ours
   bool reads_stdin = false;
   bool returns_output = false;

@@ -157,7 +157,7 @@ TEST_CASE("help teaches") {
 TEST_CASE("--net, --publish and --dns") {
   CHECK(parsed({"true"}).network == NetworkMode::kNone);
   CHECK(parsed({"--net", "true"}).network == NetworkMode::kAuto);
-  CHECK(parsed({"--net", "true"}).command == Words{"true"});
+  CHECK(parsed({"--net", "--", "true"}).command == Words{"true"});
   CHECK(parsed({"--net=tap", "true"}).network == NetworkMode::kTap);
   CHECK(parsed({"--net=passt", "true"}).network == NetworkMode::kPasst);
   const RunOptions options =

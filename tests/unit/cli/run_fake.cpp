@@ -24,6 +24,7 @@ base::Result<int> run(const std::vector<std::string>& words, std::uint64_t start
   if (!words.empty() && words.front() == "@stop") return cli::stop_command(rest);
   if (!words.empty() && words.front() == "@kill") return cli::kill_command(rest);
   if (!words.empty() && words.front() == "@wait") return cli::wait_command(rest);
+  if (!words.empty() && words.front() == "@console") return cli::console_command(rest);
   if (!words.empty() && words.front() == "@logs") return cli::logs_command(rest);
   const auto parsed = TRY(cli::parse_run(words));
   const std::string folder = TRY(base::executable_folder());

@@ -150,7 +150,7 @@ TEST_CASE("output, errors and status are the command's") {
 }
 
 TEST_CASE("input reaches the command, with its end") {
-  Run run({"wc", "-c"});
+  Run run({"--", "wc", "-c"});
   REQUIRE(::write(run.input.get(), "12345", 5) == 5);
   CHECK(run.finish() == 0);
   CHECK(run.out == "5\n");
@@ -163,10 +163,10 @@ TEST_CASE("environment and working directory") {
 }
 
 TEST_CASE("a command that is not there or cannot be run") {
-  Run missing({"nonesuch"});
+  Run missing({"--", "nonesuch"});
   CHECK(missing.finish() == 127);
   CHECK_THAT(missing.err, Contains("mayfly: nonesuch"));
-  Run folder({"/usr"});
+  Run folder({"--", "/usr"});
   CHECK(folder.finish() == 126);
 }
 
@@ -274,7 +274,7 @@ TEST_CASE("when mayfly is killed, everything goes with it, and no pipeline waits
 }
 
 TEST_CASE("the reader of a pipeline that leaves first stops the command") {
-  Run run({"yes"});
+  Run run({"--", "yes"});
   run.expect_output("y\n");
   run.output.reset();
   // The fake guest's commands write to a socket, which may say ECONNRESET instead of raising SIGPIPE.

@@ -169,7 +169,7 @@ Words with(Words words, const Words& more = kIdle) {
 }
 
 std::string refused(const Words& words) {
-  Run run(with(words, {"true"}));
+  Run run(with(words, {"--", "true"}));
   CHECK(run.finish() == 125);
   const std::string log = run.log();
   CHECK(std::ranges::count(log, '\n') == 1);
