@@ -14,17 +14,18 @@ Suites; without a name: every one but dev, whose tests asan runs as well.
   security system call filters: what they let through and what not; how the executables are built
   lab      the lab itself
   guest    Linux guests, in the lab where there is no hardware virtualization
+  package  the Debian package, installed on a Debian that has nothing else
 
 Logs are in build/logs/."
 suites=()
 for word in "$@"; do
   case $word in
-    format | dev | asan | tsan | fuzz | security | lab | guest) suites+=("$word") ;;
+    format | dev | asan | tsan | fuzz | security | lab | guest | package) suites+=("$word") ;;
     --help | -h) printf '%s\n' "$usage"; exit 0 ;;
     *) printf 'test.sh: no suite is named "%s"\n%s\n' "$word" "$usage" >&2; exit 2 ;;
   esac
 done
-[ ${#suites[@]} -gt 0 ] || suites=(format asan tsan fuzz security lab guest)
+[ ${#suites[@]} -gt 0 ] || suites=(format asan tsan fuzz security lab guest package)
 
 passed=0 failed=0
 # count LOG STATUS: adds what a suite's log says of itself, in ctest's words or as "N passed, N failed".
@@ -153,6 +154,11 @@ for name in "${suites[@]}"; do
       need_packages curl ethtool fio iperf3 iproute2 nftables passt procps || exit 1
       scripts/build.sh || { failed=$((failed + 1)); continue; }
       suite "Linux guests" guest_suite
+      ;;
+    package)
+      need_packages curl debootstrap groff-base man-db systemd || exit 1
+      scripts/package.sh || { failed=$((failed + 1)); continue; }
+      suite "Debian package" tests/package/deb_test.sh
       ;;
   esac
 done

@@ -221,7 +221,7 @@ TEST_CASE("--timeout") {
 
 TEST_CASE("a machine that ends before its command does") {
   const auto said = [](const char* how) {
-    Run run({how});
+    Run run({"--", how});
     CHECK(run.finish() == 125);
     return run.err;
   };
