@@ -5,6 +5,7 @@
 #include <cstdio>
 
 #include "base/file.h"
+#include "cli/image_store.h"
 #include "cli/machine_registry.h"
 #include "cli/tool.h"
 
@@ -29,7 +30,7 @@ constexpr std::array kSubcommands = std::to_array<Subcommand>({
     {"stop", "end machines in good order"},
     {"kill", "end machines at once"},
     {"wait", "wait for the end of machines"},
-    {"image", "make root file systems"},
+    {"image", "make root file systems, and import those of containers"},
     {"drive", "copy-on-write drives"},
     {"doctor", "what this machine can do"},
     {"completion", "the script for a shell's completion"},
@@ -40,12 +41,12 @@ constexpr std::array kSubcommands = std::to_array<Subcommand>({
 // Subcommands that have subcommands, or that take one of a few words.
 struct Words {
   std::string_view after;
-  std::array<std::string_view, 3> words;
+  std::array<std::string_view, 4> words;
 };
 constexpr std::array kWords = std::to_array<Words>({
-    {"image", {"build", "", ""}},
-    {"drive", {"create", "show", "flatten"}},
-    {"completion", {"bash", "zsh", "fish"}},
+    {"image", {"build", "import", "ls", "rm"}},
+    {"drive", {"create", "show", "flatten", ""}},
+    {"completion", {"bash", "zsh", "fish", ""}},
 });
 
 constexpr std::array<std::string_view, 8> kTakeNames = {"logs",  "console", "stats", "inspect",
@@ -107,6 +108,12 @@ std::vector<Candidate> machine_names(const CompletionSource& source, std::string
   return all;
 }
 
+std::vector<Candidate> image_names(const CompletionSource& source) {
+  std::vector<Candidate> all;
+  for (const std::string& name : source.images()) all.push_back({name, "image"});
+  return all;
+}
+
 // What stands for itself after a subcommand.
 std::vector<Candidate> arguments_of(std::span<const std::string> words, const CompletionSource& source) {
   const std::string& command = words.front();
@@ -116,6 +123,8 @@ std::vector<Candidate> arguments_of(std::span<const std::string> words, const Co
     return machine_names(source, "");
   }
   if (command == "exec" && std::ranges::all_of(before, is_option)) return machine_names(source, "");
+  if (command == "run" && std::ranges::all_of(before, is_option)) return image_names(source);
+  if (command == "image" && !before.empty() && before.front() == "rm") return image_names(source);
   std::vector<Candidate> all;
   for (const Words& each : kWords) {
     if (each.after != command || !before.empty()) continue;
@@ -139,6 +148,15 @@ std::string help_of_ourselves(std::span<const std::string> words) {
 std::vector<std::string> names_of_machines() {
   std::vector<std::string> names;
   for (const FoundMachine& each : find_machines()) names.push_back(each.facts.name);
+  return names;
+}
+
+std::vector<std::string> names_of_images() {
+  std::vector<std::string> names;
+  const auto folder = ImageStore::default_folder();
+  if (!folder) return names;
+  for (const StoredImage& each : ImageStore(*folder).list().value_or(std::vector<StoredImage>()))
+    names.push_back(each.name);
   return names;
 }
 
@@ -198,7 +216,8 @@ Result<int> completion_command(std::span<const std::string> words) {
 }
 
 Result<int> complete_command(std::span<const std::string> words) {
-  for (const Candidate& each : complete(words, {.help = help_of_ourselves, .names = names_of_machines})) {
+  for (const Candidate& each :
+       complete(words, {.help = help_of_ourselves, .names = names_of_machines, .images = names_of_images})) {
     fmt::print("{}{}{}\n", each.word, each.summary.empty() ? "" : "\t", each.summary);
   }
   return 0;

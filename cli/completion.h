@@ -26,10 +26,12 @@ struct Candidate {
 std::vector<Candidate> options_in(std::string_view help);
 
 // What may become of the last of `words`, which follow "mayfly"; nothing where it is a file or a guest's
-// command. `help` gives the text that words followed by --help print; `names` those of machines.
+// command. `help` gives the text that words followed by --help print; `names` those of machines, `images` of
+// stored images.
 struct CompletionSource {
   std::string (*help)(std::span<const std::string> words);
   std::vector<std::string> (*names)();
+  std::vector<std::string> (*images)();
 };
 std::vector<Candidate> complete(std::span<const std::string> words, const CompletionSource& source);
 

@@ -77,7 +77,7 @@ Usage: mayfly COMMAND …
   pause NAME…, resume NAME…         stop the CPUs of machines, and let them run again
   stop NAME…, kill NAME…            end machines: in good order, at once
   wait NAME…                        wait for the end of machines
-  image build SOURCE -o FILE        make a root file system from a folder or a tar archive
+  image build|import|ls|rm          root file systems: make one, or import a container's image for `run IMAGE`
   drive create|show|flatten         copy-on-write drives: clone an image, look at it, make it whole
   doctor                            what this machine can do, and what to do about what it cannot
   completion bash|zsh|fish          the script for a shell's completion

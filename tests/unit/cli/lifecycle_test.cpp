@@ -199,6 +199,10 @@ const CompletionSource kSource = {.help = [](std::span<const std::string> words)
                                   .names =
                                       [] {
                                         return Words{"main", "web-1", "web-2"};
+                                      },
+                                  .images =
+                                      [] {
+                                        return Words{"alpine", "debian:12"};
                                       }};
 
 Words completed(const Words& words) {
@@ -223,6 +227,10 @@ TEST_CASE("subcommands, options and names of machines are completed") {
   CHECK(completed({"image", "build", "-"}) == Words{"--output"});
   CHECK(completed({"completion", ""}) == Words{"bash", "zsh", "fish"});
   CHECK(completed({"run", "fil"}).empty());
+  CHECK(completed({"run", "--net", "alp"}) == Words{"alpine"});
+  CHECK(completed({"run", "alpine", "d"}).empty());
+  CHECK(completed({"image", ""}) == Words{"build", "import", "ls", "rm"});
+  CHECK(completed({"image", "rm", ""}) == Words{"alpine", "debian:12"});
   CHECK(completed({"nonesuch", ""}).empty());
   CHECK(completed({}).empty());
 }
