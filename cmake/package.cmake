@@ -13,6 +13,14 @@ add_custom_command(OUTPUT ${CMAKE_BINARY_DIR}/man
 add_custom_target(manual ALL DEPENDS ${CMAKE_BINARY_DIR}/man)
 install(DIRECTORY ${CMAKE_BINARY_DIR}/man/ DESTINATION share/man/man1)
 
+foreach(shell bash zsh fish)
+  add_custom_command(TARGET manual POST_BUILD
+    COMMAND $<TARGET_FILE:mayfly> completion ${shell} >${CMAKE_BINARY_DIR}/completion.${shell})
+endforeach()
+install(FILES ${CMAKE_BINARY_DIR}/completion.bash DESTINATION share/bash-completion/completions RENAME mayfly)
+install(FILES ${CMAKE_BINARY_DIR}/completion.zsh DESTINATION share/zsh/vendor-completions RENAME _mayfly)
+install(FILES ${CMAKE_BINARY_DIR}/completion.fish DESTINATION share/fish/vendor_completions.d RENAME mayfly.fish)
+
 set(CPACK_GENERATOR DEB)
 set(CPACK_PACKAGE_NAME mayfly)
 set(CPACK_PACKAGE_CONTACT "The Mayfly developers <mayfly@localhost>")

@@ -64,6 +64,14 @@ serves() {
   wait $pid
   [ ! -e "$root/tmp/api.sock" ] && [ $status -eq 0 ]
 }
+# The executable of the package in a jail of the package.
+makes_a_jail() {
+  prints '[0-9]' inside mayfly-jailer --id deb --exec-file /usr/bin/mayfly-vmm --uid 20001 --gid 20001 -- --version &&
+    inside mayfly-jailer --cleanup deb
+}
+completes() {
+  prints '^stop$' inside bash -c 'source /usr/share/bash-completion/completions/mayfly; COMP_WORDS=(mayfly sto); COMP_CWORD=1; _mayfly; printf "%s\n" "${COMPREPLY[@]}"'
+}
 runs_a_guest() { [ "$(inside mayfly run -- sh -c 'echo $((6 * 7))')" = 42 ]; }
 is_removed() {
   inside dpkg -P mayfly >"$work/log" 2>&1 || { cat "$work/log"; return 1; }
@@ -76,6 +84,8 @@ check "mayfly" prints 'v[0-9]' inside mayfly version
 check "mayfly doctor" prints 'KVM' inside mayfly doctor
 check "mayfly-vmm" prints '[0-9]' inside mayfly-vmm --version
 check "the control socket answers" serves
+check "a jail can be made" makes_a_jail
+check "bash completes" completes
 check "the manual's pages render" pages_render
 check "systemd takes the unit" unit_is_good
 if inside mayfly doctor --quiet; then
