@@ -57,11 +57,10 @@ std::vector<Asked> ask_all(const std::vector<std::string>& names, const std::str
 int end_all(const std::vector<std::string>& names, const std::string& request) {
   int status = 0;
   for (Asked& each : ask_all(names, request, status)) {
-    const bool answers = each.client.fd() >= 0;
     const Result<int> end = each.client.wait();
     wait_until_gone(each.machine);
-    // Of one that was already on its way out there is nothing more to know.
-    if (end || !answers) continue;
+    // One that was already on its way out is as good.
+    if (end || end.error().code == ControlClient::kNobodyKnows) continue;
     complain(end.error().message);
     status = kExitMayflyFailed;
   }

@@ -137,7 +137,8 @@ Result<int> ControlClient::wait() {
   int status = 0;
   if (text.starts_with(kEnded) && read_number(text.substr(kEnded.size()), status)) return status;
   if (text.starts_with(kFailed)) return fail("{}: {}", name_, text.substr(kFailed.size()));
-  return fail("{}: the machine ended, and there is nobody left who knows why", name_);
+  return std::unexpected(base::Error{
+      kNobodyKnows, fmt::format("{}: the machine ended, and there is nobody left who knows why", name_)});
 }
 
 }  // namespace mayfly::cli

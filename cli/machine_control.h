@@ -8,6 +8,7 @@
 // closes without it was to a mayfly that was killed.
 #pragma once
 
+#include <cerrno>
 #include <chrono>
 #include <functional>
 #include <list>
@@ -63,6 +64,9 @@ class ControlClient {
   static base::Result<ControlClient> ask(const FoundMachine& machine, const std::string& request);
   // Readable when the machine ended.
   [[nodiscard]] int fd() const { return fd_.get(); }
+  // The code of wait()'s error when there was no answer: who asked came too late, or who keeps the machine
+  // was killed.
+  static constexpr int kNobodyKnows = ENOTCONN;
   // Until the machine ended. Its command's status, or an error that says why there is none.
   base::Result<int> wait();
 

@@ -27,9 +27,7 @@ bool is_letter_or_digit(char c) {
 
 base::Status check_machine_name(std::string_view name) {
   const bool good = !name.empty() && name.size() <= kLongestMachineName && is_letter_or_digit(name.front()) &&
-                    std::ranges::all_of(name, [](char c) {
-                      return is_letter_or_digit(c) || c == '.' || c == '_' || c == '-';
-                    });
+                    std::ranges::all_of(name, [](char c) { return is_letter_or_digit(c) || c == '-'; });
   if (good) return {};
   // What is no name may be anything; it is shown as one line.
   std::string shown(name.substr(0, 2 * kLongestMachineName));
@@ -37,8 +35,7 @@ base::Status check_machine_name(std::string_view name) {
     if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
   }
   return base::fail(
-      "\"{}\" is no name for a machine: take 1 to {} letters (a-z), digits, dots, dashes and underscores, a "
-      "letter or "
+      "\"{}\" is no name for a machine: take 1 to {} letters (a-z, A-Z), digits and dashes, a letter or "
       "digit first",
       shown, kLongestMachineName);
 }

@@ -76,6 +76,19 @@ class Host {
   }
   Outcome run(Words words) const { return finish(start(std::move(words))); }
 
+  // Until it has asked the one who keeps a machine: it has a connection, and nothing shows what went over it.
+  static void expect_to_ask(const Process& process) {
+    REQUIRE(eventually([&] {
+      std::error_code error;
+      for (const auto& each :
+           std::filesystem::directory_iterator(fmt::format("/proc/{}/fd", process.pid), error)) {
+        if (std::filesystem::read_symlink(each.path(), error).string().starts_with("socket:")) return true;
+      }
+      return false;
+    }));
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  }
+
   std::vector<FoundMachine> machines() const { return find_machines_below({folder_.path("mayfly")}); }
   // Nothing of any machine, on disk or running.
   bool nothing_left() const {
@@ -134,6 +147,8 @@ TEST_CASE("a detached machine: started, listed, read, stopped") {
 
   auto follower = host.start({"@logs", "-f", "one"});
   auto waiter = host.start({"@wait", "one"});
+  Host::expect_to_ask(follower);
+  Host::expect_to_ask(waiter);
   CHECK(host.run({"@stop", "one"}).status == 0);
   CHECK(host.machines().empty());
   CHECK(Host::finish(std::move(waiter)).status == 4);
@@ -191,6 +206,21 @@ TEST_CASE("two stops at once, of a command that does not heed SIGTERM") {
   CHECK(eventually([&] { return host.nothing_left(); }));
 }
 
+TEST_CASE("many stops at once, of a command that ends at once") {
+  const Host host;
+  for (int round = 0; round < 5; ++round) {
+    REQUIRE(host.run(detach({"--name", "one"}, {"sleep", "1000"})).status == 0);
+    std::vector<Host::Process> stops;
+    for (int i = 0; i < 8; ++i) stops.push_back(host.start({"@stop", "one"}));
+    for (Host::Process& each : stops) {
+      const Outcome outcome = Host::finish(std::move(each));
+      // Who looks when it is gone already is told so.
+      if (outcome.status != 0) CHECK_THAT(outcome.err, Contains("no machine named one"));
+    }
+    CHECK(host.machines().empty());
+  }
+}
+
 TEST_CASE("--timeout ends a detached machine") {
   const Host host;
   REQUIRE(host.run(detach({"--name", "one", "--timeout", "0.3"}, {"sleep", "1000"})).status == 0);
@@ -204,6 +234,7 @@ TEST_CASE("who keeps a machine is killed, and nothing is left of it") {
   const auto machines = host.machines();
   REQUIRE(machines.size() == 1);
   auto waiter = host.start({"@wait", "one"});
+  Host::expect_to_ask(waiter);
   ::kill(machines[0].facts.pid, SIGKILL);
   CHECK(eventually([&] { return host.nothing_left(); }));
   CHECK(Host::finish(std::move(waiter)).status == 125);
@@ -216,8 +247,7 @@ TEST_CASE("SIGTERM to who keeps a machine stops it in good order") {
   auto waiter = host.start({"@wait", "one"});
   const auto machines = host.machines();
   REQUIRE(machines.size() == 1);
-  // It waits once it has connected, which nothing shows.
-  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  Host::expect_to_ask(waiter);
   ::kill(machines[0].facts.pid, SIGTERM);
   CHECK(Host::finish(std::move(waiter)).status == 4);
   CHECK(eventually([&] { return host.nothing_left(); }));

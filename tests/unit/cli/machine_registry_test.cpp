@@ -54,11 +54,11 @@ using Names = std::vector<std::string>;
 }  // namespace
 
 TEST_CASE("names of machines") {
-  for (const char* good : {"a", "web-1", "A.b_c", "0", "a234567890123456789012345678901234567890"}) {
+  for (const char* good : {"a", "web-1", "A-b", "0", "a234567890123456789012345678901234567890"}) {
     CHECK(check_machine_name(good).has_value());
   }
-  for (const char* bad :
-       {"", "-a", ".a", "a/b", "..", "a b", "é", "a\n", "a2345678901234567890123456789012345678901"}) {
+  for (const char* bad : {"", "-a", ".a", "a/b", "..", "a.b", "a_b", "a b", "é", "a\n",
+                          "a2345678901234567890123456789012345678901"}) {
     const auto checked = check_machine_name(bad);
     REQUIRE(!checked.has_value());
     CHECK(checked.error().message.find('\n') == std::string::npos);
