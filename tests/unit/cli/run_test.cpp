@@ -237,7 +237,7 @@ TEST_CASE("a machine that ends before its command does") {
 TEST_CASE("a guest that lies") {
   for (const char* how : {"@absurd-length", "@unknown-frame", "@exit-before-start", "@hello-again",
                           "@bad-status", "@hang-up"}) {
-    Run run({how});
+    Run run({"--", how});
     CHECK(run.finish() == 125);
     CHECK_THAT(run.err, Contains("mayfly: the guest"));
   }
@@ -260,7 +260,7 @@ TEST_CASE("a boot that goes wrong") {
 TEST_CASE("a machine that writes to its image is asked to end") {
   Run run({"--writable", "--", "sh", "-c", "exit 4"});
   CHECK(run.finish() == 4);
-  Run missing({"--writable", "nonesuch"});
+  Run missing({"--writable", "--", "nonesuch"});
   CHECK(missing.finish() == 127);
 }
 
@@ -293,7 +293,7 @@ TEST_CASE("--console and --timing go to standard error") {
 }
 
 TEST_CASE("--tty needs a terminal") {
-  Run run({"--tty", "sh"});
+  Run run({"--tty", "--", "sh"});
   CHECK(run.finish() == 125);
   CHECK_THAT(run.err, Contains("not a terminal"));
 }

@@ -290,7 +290,7 @@ TEST_CASE("what cannot be is said in one line, and leaves nothing") {
   {
     Run run(with({"-p", "18080:80"}));
     run.says("up");
-    Run again(with({"-p", "18080:80"}, {"true"}));
+    Run again(with({"-p", "18080:80"}, {"--", "true"}));
     CHECK(again.finish() == 125);
     CHECK_THAT(again.log(), Contains("port 18080 of this host is in use"));
     ::kill(run.pid, SIGTERM);
