@@ -3,10 +3,11 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
+#include "cli/command_line.h"
 #include "cli/drive.h"
 
 namespace mayfly::cli {
@@ -122,16 +123,8 @@ Result<Parsed> parse(std::span<const std::string> words, Request& request) {
   add_create(app, request);
   add_show(app, request);
   add_flatten(app, request);
-  try {
-    app.parse(std::vector<std::string>(words.rbegin(), words.rend()));
-  } catch (const CLI::CallForHelp&) {
-    const auto chosen = app.get_subcommands();
-    return Parsed{.command = {}, .help = chosen.empty() ? app.help() : chosen.front()->help("mayfly drive")};
-  } catch (const CLI::ParseError& error) {
-    std::string message = error.what();
-    std::ranges::replace(message, '\n', ' ');
-    return fail("{} (see mayfly drive --help)", message);
-  }
+  std::string help = TRY(parse_with(app, std::vector(words.rbegin(), words.rend()), "drive"));
+  if (!help.empty()) return Parsed{.command = {}, .help = std::move(help)};
   return Parsed{.command = app.get_subcommands().front()->get_name(), .help = {}};
 }
 

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "cli/command_line.h"
 #include "cli/image.h"
 #include "cli/image_import.h"
 #include "cli/image_store.h"
@@ -19,7 +20,6 @@
 namespace mayfly::cli {
 namespace {
 
-using base::fail;
 using base::Result;
 using base::Status;
 
@@ -162,27 +162,13 @@ void add_commands(CLI::App& app, Words& words) {
   remove->add_option("NAME", words.names, "As mayfly image ls shows it")->required();
 }
 
-// CLI11 throws; nothing of that leaves this function. The text to print for --help, or "".
-Result<std::string> parse(CLI::App& app, std::span<const std::string> words) {
-  try {
-    app.parse(std::vector<std::string>(words.rbegin(), words.rend()));
-  } catch (const CLI::CallForHelp&) {
-    return app.help();
-  } catch (const CLI::ParseError& error) {
-    std::string message = error.what();
-    std::ranges::replace(message, '\n', ' ');
-    return fail("{} (see mayfly image --help)", message);
-  }
-  return std::string();
-}
-
 }  // namespace
 
 Result<int> image_command(std::span<const std::string> arguments) {
   Words words;
   CLI::App app{"Makes root file system images for guests, and keeps those of containers.", "mayfly image"};
   add_commands(app, words);
-  const std::string help = TRY(parse(app, arguments));
+  const std::string help = TRY(parse_with(app, std::vector(arguments.rbegin(), arguments.rend()), "image"));
   if (!help.empty()) {
     fmt::print("{}", help);
     return 0;

@@ -1,13 +1,12 @@
 #include "cli/image_config.h"
 
 #include <algorithm>
-#include <charconv>
-#include <cstdint>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <sstream>
 
 #include "base/file.h"
+#include "cli/command_line.h"
 #include "cli/image_tree.h"
 
 namespace mayfly::cli {
@@ -51,15 +50,6 @@ Result<ImageConfig> parse_fields(const json& object, bool names_begin_large) {
   return config;
 }
 
-std::optional<std::uint32_t> number_of(std::string_view digits) {
-  std::uint32_t value = 0;
-  const char* const end = digits.data() + digits.size();
-  const auto [rest, error] = std::from_chars(digits.data(), end, value);
-  // The last one is "no such user" to Linux.
-  if (error != std::errc{} || rest != end || value == UINT32_MAX) return std::nullopt;
-  return value;
-}
-
 // The numbers in the line of `name` in passwd(5) or group(5): its own, and in passwd the group's.
 std::optional<std::vector<std::string>> look_up(const std::string& file, std::string_view name) {
   const auto content = base::read_file(file);
@@ -96,18 +86,18 @@ Result<std::string> resolve_user(const std::string& user, const std::string& tre
   const std::size_t colon = user.find(':');
   std::string uid = user.substr(0, colon);
   std::string gid = colon == std::string::npos ? "" : user.substr(colon + 1);
-  if (!number_of(uid)) {
+  if (!parse_user_number(uid)) {
     const auto found = look_up(tree + TRY(resolve_in_tree(tree, "/etc/passwd")), uid);
     if (!found) return fail("the image's user {} is not in its /etc/passwd", uid);
     uid = (*found)[0];
     if (gid.empty()) gid = (*found)[1];
   }
-  if (!gid.empty() && !number_of(gid)) {
+  if (!gid.empty() && !parse_user_number(gid)) {
     const auto found = look_up(tree + TRY(resolve_in_tree(tree, "/etc/group")), gid);
     if (!found) return fail("the image's group {} is not in its /etc/group", gid);
     gid = (*found)[0];
   }
-  if (!number_of(uid) || (!gid.empty() && !number_of(gid))) {
+  if (!parse_user_number(uid) || (!gid.empty() && !parse_user_number(gid))) {
     return fail("the image's user {} is no user", user);
   }
   return gid.empty() ? uid : uid + ":" + gid;

@@ -2,7 +2,6 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <charconv>
 #include <cstdlib>
 
 namespace mayfly::cli {
@@ -22,18 +21,13 @@ Result<std::chrono::milliseconds> parse_seconds(const char* option, const std::s
 }
 
 Status parse_user(const std::string& text, CommandOptions& options) {
-  const auto number = [](std::string_view digits, std::uint32_t& value) {
-    const char* const end = digits.data() + digits.size();
-    const auto [rest, error] = std::from_chars(digits.data(), end, value);
-    // The last one is "no such user" to Linux.
-    return error == std::errc{} && rest == end && value != UINT32_MAX;
-  };
   const std::size_t colon = text.find(':');
-  std::uint32_t gid = 0;
-  const bool uid_good = number(std::string_view(text).substr(0, colon), options.uid);
-  const bool gid_good = colon == std::string::npos || number(std::string_view(text).substr(colon + 1), gid);
-  if (!uid_good || !gid_good) return fail("--user: {} is not UID or UID:GID, in digits", text);
-  if (colon != std::string::npos) options.gid = gid;
+  const auto uid = parse_user_number(std::string_view(text).substr(0, colon));
+  if (colon != std::string::npos) options.gid = parse_user_number(std::string_view(text).substr(colon + 1));
+  if (!uid || (colon != std::string::npos && !options.gid)) {
+    return fail("--user: {} is not UID or UID:GID, in digits", text);
+  }
+  options.uid = *uid;
   return {};
 }
 
@@ -48,19 +42,6 @@ Status parse_environment(const std::vector<std::string>& words, CommandOptions& 
     }
   }
   return {};
-}
-
-Result<std::string> parse_with(CLI::App& app, std::vector<std::string> words, const char* name) {
-  try {
-    app.parse(std::move(words));
-  } catch (const CLI::CallForHelp&) {
-    return app.help();
-  } catch (const CLI::ParseError& error) {
-    std::string message = error.what();
-    std::ranges::replace(message, '\n', ' ');
-    return fail("{} (see mayfly {} --help)", message, name);
-  }
-  return std::string();
 }
 
 void replace_first(std::string& text, std::string_view from, std::string_view to) {

@@ -8,17 +8,10 @@
 #include <vector>
 
 #include "base/result.h"
+#include "cli/command_line.h"
 #include "cli/options.h"
 
-namespace CLI {
-class App;
-}
-
 namespace mayfly::cli {
-
-// `words` in the reverse order, as CLI11 wants them. The text to print for --help, or "". CLI11 throws;
-// nothing of that leaves this function. `name`: of the subcommand, for the error.
-base::Result<std::string> parse_with(CLI::App& app, std::vector<std::string> words, const char* name);
 
 // A number of seconds above 0, with or without a fraction.
 base::Result<std::chrono::milliseconds> parse_seconds(const char* option, const std::string& text);

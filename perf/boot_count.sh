@@ -54,12 +54,12 @@ need_packages qemu-system-x86 e2fsprogs gcc libc6-dev cpio || exit 1
 work=$(mktemp -d) || die "cannot make a temporary folder"
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM HUP
-mkdir -p "$work"/root/{dev,proc,sys}
+mkdir -p "$work"/tree/{dev,proc,sys}
 gcc -Os -static -nostdlib -ffreestanding -fno-stack-protector -fno-pic -no-pie -fcf-protection=none -s \
-  -fno-asynchronous-unwind-tables -Wl,--build-id=none,-z,noseparate-code -o "$work/root/init" perf/count/init.c ||
+  -fno-asynchronous-unwind-tables -Wl,--build-id=none,-z,noseparate-code -o "$work/tree/init" perf/count/init.c ||
   die "cannot build the init"
-mke2fs -q -t ext4 -d "$work/root" "$work/root.ext4" 64M >/dev/null || die "cannot make the disk"
-(cd "$work/root" && printf '%s\n' . init | cpio -o -H newc --quiet) >"$work/initrd" || die "cannot make the initrd"
+mke2fs -q -t ext4 -d "$work/tree" "$work/root.ext4" 64M >/dev/null || die "cannot make the disk"
+(cd "$work/tree" && printf '%s\n' . init | cpio -o -H newc --quiet) >"$work/initrd" || die "cannot make the initrd"
 if [ "$show" = profile ]; then
   gcc -O2 -Wall -Wextra -shared -fPIC -o "$work/profile.so" perf/count/profile.c || die "cannot build the profiler"
 fi
