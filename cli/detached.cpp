@@ -88,6 +88,7 @@ MachineFacts facts_of(const RunOptions& options, const RunFiles& files, const Ma
                      .kernel = files.kernel,
                      .rootfs = files.rootfs,
                      .network = name_of(options.network),
+                     .jail = jail_kind(files),
                      .publishes = {},
                      .created_ms = now_ms(),
                      .started_ms = 0};
@@ -178,7 +179,7 @@ Result<Machine::Request> Detached::machine_request(const RunFiles& files) {
                   .output = ByteEnd::own(TRY(nowhere())),
                   .errors = ByteEnd::own(TRY(nowhere()))},
       .console = {.output = ByteEnd::own(TRY(nowhere())), .input = std::move(console_input)},
-      .api_socket = entry_.path() + "/api"};
+      .api = true};
 }
 
 Machine::Observer Detached::observer() {
@@ -343,8 +344,10 @@ Result<int> run_detached(const RunOptions& options, const RunFiles& files) {
     const auto whole = std::filesystem::absolute(path, error);
     return error ? path : whole.string();
   };
-  const RunFiles found{
-      .vmm = absolute(files.vmm), .kernel = absolute(files.kernel), .rootfs = absolute(files.rootfs)};
+  const RunFiles found{.vmm = absolute(files.vmm),
+                       .jailer = files.jailer.empty() ? "" : absolute(files.jailer),
+                       .kernel = absolute(files.kernel),
+                       .rootfs = absolute(files.rootfs)};
   std::array<int, 2> ends{};
   if (::pipe2(ends.data(), O_CLOEXEC) < 0) return fail_errno(errno, "create a pipe");
   UniqueFd reader(ends[0]);

@@ -108,16 +108,18 @@ Check check_memory(const HostFacts& facts) {
           off ? "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled, for faster guests" : ""};
 }
 
-// What mayfly-jailer can do for who asks.
+// What `mayfly run` puts around its VMMs.
 Check check_jail(const HostFacts& facts) {
   const std::string name = "jail";
   const std::string landlock =
       facts.landlock_abi > 0 ? fmt::format(", with Landlock {}", facts.landlock_abi) : ", without Landlock";
-  if (facts.root) return {name, State::kGood, "mayfly-jailer, as root" + landlock, {}};
-  if (facts.user_namespace_error == 0) {
-    return {name, State::kGood, "mayfly-jailer --userns, without root" + landlock, {}};
+  if (!facts.jail_obstacle.empty()) {
+    return {name, State::kNote, "none: " + facts.jail_obstacle, "until then, run guests that you trust"};
   }
-  return {name, State::kNote, "for root only: no user namespaces", "see user namespaces, below"};
+  return {name,
+          State::kGood,
+          (facts.root ? "by root, a user for each machine" : "in a user namespace") + landlock,
+          {}};
 }
 
 // Ways from one guest to another's data that no jail closes (docs/security.md).

@@ -17,6 +17,7 @@
 #include "cli/machine_control.h"
 #include "cli/machine_status.h"
 #include "cli/run.h"
+#include "cli/vmm_place.h"
 
 namespace mayfly::cli {
 
@@ -69,7 +70,7 @@ Status await_ok(const UniqueFd& fd, const FoundMachine& machine) {
 }
 
 Result<UniqueFd> begin_stream(const FoundMachine& machine) {
-  Result<UniqueFd> fd = connect_to(machine.path + "/vsock");
+  Result<UniqueFd> fd = connect_to(VmmPlace::socket_in(machine.path, kVsock));
   if (!fd) return fail("{}", describe_loss(machine));
   ::setsockopt(fd->get(), SOL_SOCKET, SO_RCVTIMEO, &kPatience, sizeof(kPatience));
   const std::string line = fmt::format("CONNECT {}\n", agent::kGuestPort);

@@ -24,6 +24,8 @@ using base::UniqueFd;
 namespace {
 
 constexpr std::uint16_t kNamePort = 53;
+// Where the VMM finds passt.
+constexpr std::string_view kSocket = "passt";
 
 // The host's own resolver, for guests that cannot reach it: the first that /etc/resolv.conf names. Nothing
 // where that names none.
@@ -70,7 +72,7 @@ Result<Uplink> find_uplink() {
 }  // namespace
 
 Result<std::unique_ptr<GuestNetwork>> GuestNetwork::create(base::EventLoop& loop, const RunOptions& options,
-                                                           const std::string& folder, Keeper& keeper,
+                                                           const VmmPlace& place, Keeper& keeper,
                                                            std::function<void(std::string)> on_loss) {
   std::unique_ptr<GuestNetwork> network(new GuestNetwork(loop, keeper, std::move(on_loss)));
   Resolvers resolvers = find_resolvers();
@@ -81,7 +83,7 @@ Result<std::unique_ptr<GuestNetwork>> GuestNetwork::create(base::EventLoop& loop
   if (options.network == NetworkMode::kTap || (options.network == NetworkMode::kAuto && root)) {
     TRY(network->start_tap(options));
   } else {
-    TRY(network->start_passt(options, folder));
+    TRY(network->start_passt(options, place));
   }
   return network;
 }
@@ -127,7 +129,7 @@ Status GuestNetwork::relay_names() {
 
 // ---- passt ----
 
-Status GuestNetwork::start_passt(const RunOptions& options, const std::string& folder) {
+Status GuestNetwork::start_passt(const RunOptions& options, const VmmPlace& place) {
   const auto found = find_tool("passt");
   if (!found) {
     const char* const other =
@@ -140,7 +142,7 @@ Status GuestNetwork::start_passt(const RunOptions& options, const std::string& f
   plan_.guest = uplink.guest;
   plan_.gateway = uplink.gateway;
   plan_.mtu = kPasstMtu;
-  plan_.socket_path = folder + "/passt";
+  plan_.socket_path = place.socket_inside(kSocket);
   passt_plan_ = {
       .guest = uplink.guest, .gateway = uplink.gateway, .nameserver = {}, .publishes = options.publishes};
   if (plan_.nameservers.empty() && loopback_resolver()) {
@@ -149,8 +151,7 @@ Status GuestNetwork::start_passt(const RunOptions& options, const std::string& f
   } else if (plan_.nameservers.empty()) {
     warn_of_names();
   }
-  listener_ = TRY(
-      Listener::create(loop_, plan_.socket_path, [this](UniqueFd socket) { connected(std::move(socket)); }));
+  listener_ = TRY(place.listen(loop_, kSocket, [this](UniqueFd socket) { connected(std::move(socket)); }));
   return {};
 }
 

@@ -14,16 +14,17 @@
 #include "cli/passt.h"
 #include "cli/relay.h"
 #include "cli/virtual_machine.h"
+#include "cli/vmm_place.h"
 
 namespace mayfly::cli {
 
 // Lives on the loop's thread.
 class GuestNetwork {
  public:
-  // By a tap as root, or by passt, as the options have it; `folder` is the run's. `on_loss`: the guest's
+  // By a tap as root, or by passt, as the options have it, for a VMM at `place`. `on_loss`: the guest's
   // network is gone, why. Errors name the remedy. What is made outside of this process the keeper knows.
   static base::Result<std::unique_ptr<GuestNetwork>> create(base::EventLoop& loop, const RunOptions& options,
-                                                            const std::string& folder, Keeper& keeper,
+                                                            const VmmPlace& place, Keeper& keeper,
                                                             std::function<void(std::string)> on_loss);
 
   // What the VMM and the guest are told.
@@ -33,7 +34,7 @@ class GuestNetwork {
   GuestNetwork(base::EventLoop& loop, Keeper& keeper, std::function<void(std::string)> on_loss)
       : loop_(loop), keeper_(keeper), on_loss_(std::move(on_loss)) {}
   base::Status start_tap(const RunOptions& options);
-  base::Status start_passt(const RunOptions& options, const std::string& folder);
+  base::Status start_passt(const RunOptions& options, const VmmPlace& place);
   base::Status relay_names();
   void connected(base::UniqueFd socket);
 

@@ -25,6 +25,7 @@
 #include "cli/options.h"
 #include "cli/tool.h"
 #include "cli/virtual_machine.h"
+#include "cli/vmm_place.h"
 
 namespace mayfly::cli {
 
@@ -87,6 +88,7 @@ int try_user_namespace() {
 
 void look_at_system_calls(HostFacts& facts) {
   facts.user_namespace_error = try_user_namespace();
+  facts.jail_obstacle = jail_obstacle();
   const long abi = ::syscall(SYS_landlock_create_ruleset, nullptr, 0, LANDLOCK_CREATE_RULESET_VERSION);
   facts.landlock_abi = static_cast<int>(std::max(abi, 0L));
   const auto actions = split_words(text_of("/proc/sys/kernel/seccomp/actions_avail"));

@@ -25,6 +25,7 @@ struct HostFacts {
   std::vector<std::string> cgroup_v2_controllers;
   std::vector<std::string> cgroup_v1_controllers;
   int user_namespace_error = 0;  // of unshare(CLONE_NEWUSER)
+  std::string jail_obstacle;     // jail_obstacle() of vmm_place.h
   int landlock_abi = 0;          // 0: none
   bool seccomp_filters = false;
   int io_uring_error = 0;

@@ -11,6 +11,7 @@
 #include "cli/machine_registry.h"
 #include "cli/machine_status.h"
 #include "cli/run.h"
+#include "cli/vmm_place.h"
 
 namespace mayfly::cli {
 
@@ -71,8 +72,8 @@ Result<nlohmann::ordered_json> describe(const std::string& name) {
   const FoundMachine machine = TRY(find_machine(name));
   nlohmann::ordered_json json = as_json(ListedMachine{machine.facts, state_of(machine)}, now_ms());
   json["folder"] = machine.path;
-  json["api_socket"] = machine.path + "/api";
-  json["vsock_socket"] = machine.path + "/vsock";
+  json["api_socket"] = VmmPlace::socket_in(machine.path, kApi);
+  json["vsock_socket"] = VmmPlace::socket_in(machine.path, kVsock);
   // A machine that is just coming up or going has none.
   if (const auto configuration = vmm_client(machine).get("/vm/config")) {
     if (auto parsed = base::parse_json(*configuration, "the configuration")) {

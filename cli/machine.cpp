@@ -1,8 +1,12 @@
 #include "cli/machine.h"
 
+#include <fcntl.h>
+
 #include <utility>
 
+#include "base/file.h"
 #include "cli/run.h"
+#include "cli/tap.h"
 #include "cli/vmm_report.h"
 
 namespace mayfly::cli {
@@ -19,6 +23,8 @@ using namespace std::chrono_literals;
 // An agent that went away leaves a machine that is about to end, and whose end says more.
 constexpr auto kLastWordsPatience = 5s;
 constexpr auto kShutdownPatience = 60s;
+// The VMM's id, of a machine that has no name.
+constexpr const char* kForegroundId = "run";
 
 }  // namespace
 
@@ -32,23 +38,19 @@ Result<std::unique_ptr<Machine>> Machine::create(base::EventLoop& loop, Keeper& 
 Machine::~Machine() = default;
 
 Status Machine::start(Keeper& keeper, Request request) {
+  const VmmPlace place = TRY(
+      VmmPlace::make(request.files, request.folder, options_.name.empty() ? kForegroundId : options_.name));
   if (options_.network != NetworkMode::kNone) {
-    network_ = TRY(GuestNetwork::create(loop_, options_, request.folder, keeper,
+    network_ = TRY(GuestNetwork::create(loop_, options_, place, keeper,
                                         [this](const std::string& why) { on_network_loss(why); }));
   }
-  const std::string vsock = request.folder + "/vsock";
   listener_ =
-      TRY(Listener::create(loop_, fmt::format("{}_{}", vsock, base::agent::kHostPort), [this](UniqueFd fd) {
+      TRY(place.listen(loop_, fmt::format("{}_{}", kVsock, base::agent::kHostPort), [this](UniqueFd fd) {
         session_->add_stream(std::move(fd));
         if (!session_->wants_streams()) listener_.reset();
       }));
-  VmmProcess::Request vmm{.executable = request.files.vmm,
-                          .configuration = TRY(vmm_configuration(options_, request.files, vsock,
-                                                                 network_ ? &network_->plan() : nullptr)),
-                          .timing = request.timing,
-                          .api_socket = request.api_socket,
-                          .id = options_.name};
-  vmm_ = TRY(VmmProcess::spawn(loop_, vmm, std::move(request.console),
+  VmmProcess::Request vmm = TRY(vmm_request(request, place));
+  vmm_ = TRY(VmmProcess::spawn(loop_, std::move(vmm), std::move(request.console),
                                {.on_phase = observer_.on_phase,
                                 .on_console = observer_.on_console,
                                 .on_end = [this](const VmmEnd& end) { on_vmm_end(end); }}));
@@ -59,6 +61,34 @@ Status Machine::start(Keeper& keeper, Request request) {
   }));
   boot_timer_->set(options_.boot_timeout);
   return {};
+}
+
+// In a jail the VMM has no path to what it needs, and gets it open.
+Result<VmmProcess::Request> Machine::vmm_request(const Request& request, const VmmPlace& place) const {
+  VmmProcess::Request vmm{.executable = request.files.vmm,
+                          .configuration = {},
+                          .jailer = place.jailer(),
+                          .timing = request.timing,
+                          .api_socket = request.api ? place.socket_inside(kApi) : "",
+                          .id = options_.name};
+  RunFiles files = request.files;
+  std::optional<NetworkPlan> network;
+  if (network_) network = network_->plan();
+  const auto pass = [&](UniqueFd fd, std::string& name) {
+    vmm.files.push_back({.fd = std::move(fd), .name = name});
+    name = VmmProcess::path_of(vmm.files.size() - 1);
+  };
+  if (place.jailed()) {
+    const int access = options_.root_mode == RootMode::kWritable ? O_RDWR : O_RDONLY;
+    pass(TRY(base::open_file(files.kernel, O_RDONLY)), files.kernel);
+    pass(TRY(base::open_file(files.rootfs, access)), files.rootfs);
+    vmm.kvm = "/dev/kvm";
+    pass(TRY(base::open_file(vmm.kvm, O_RDWR)), vmm.kvm);
+    if (network && !network->tap.empty()) pass(TRY(open_tap(network->tap)), network->tap);
+  }
+  vmm.configuration =
+      TRY(vmm_configuration(options_, files, place.socket_inside(kVsock), network ? &*network : nullptr));
+  return vmm;
 }
 
 Status Machine::start_session(StandardStreams streams, const StartRequest& start) {
@@ -124,7 +154,7 @@ void Machine::on_vmm_end(const VmmEnd& end) {
 Result<int> Machine::failure(const VmmEnd& end) const {
   // Without a command, a guest that reset itself did nothing too early.
   if (options_.command.empty() && end.signal == 0 && end.exit_status == 0) return 0;
-  return fail("{}", describe_end(end, options_, booted_, vmm_->errors().text(), console_tail()));
+  return fail("{}", describe_end(end, options_, booted_, vmm_->errors(), console_tail()));
 }
 
 // Before the guest is up it is a run that cannot be as it was asked for; after that the guest sees its link

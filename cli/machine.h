@@ -16,6 +16,7 @@
 #include "cli/options.h"
 #include "cli/session.h"
 #include "cli/virtual_machine.h"
+#include "cli/vmm_place.h"
 #include "cli/vmm_process.h"
 
 namespace mayfly::cli {
@@ -42,7 +43,7 @@ class Machine {
     StartRequest start;  // without arguments: the machine runs until it is asked to end
     StandardStreams streams;
     VmmProcess::Console console;
-    std::string api_socket = {};  // empty: none
+    bool api = false;  // the VMM serves its control socket, VmmPlace::socket_in(folder, "api")
     bool timing = false;
   };
 
@@ -75,6 +76,7 @@ class Machine {
   Machine(base::EventLoop& loop, const RunOptions& options, Observer observer)
       : loop_(loop), options_(options), observer_(std::move(observer)) {}
   base::Status start(Keeper& keeper, Request request);
+  base::Result<VmmProcess::Request> vmm_request(const Request& request, const VmmPlace& place) const;
   base::Status start_session(StandardStreams streams, const StartRequest& start);
   void on_frame(const GuestFrame& frame);
   void on_session_end(const SessionEnd& end);

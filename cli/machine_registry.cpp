@@ -159,6 +159,7 @@ nlohmann::ordered_json as_json(const MachineFacts& facts) {
           {"kernel", facts.kernel},
           {"rootfs", facts.rootfs},
           {"network", facts.network},
+          {"jail", facts.jail},
           {"publish", facts.publishes},
           {"created_ms", facts.created_ms},
           {"started_ms", facts.started_ms}};
@@ -177,6 +178,7 @@ Result<MachineFacts> parse_facts(std::string_view text) {
                         .kernel = json.at("kernel"),
                         .rootfs = json.at("rootfs"),
                         .network = json.at("network"),
+                        .jail = json.at("jail"),
                         .publishes = json.at("publish"),
                         .created_ms = json.at("created_ms"),
                         .started_ms = json.at("started_ms")};

@@ -26,6 +26,7 @@ struct MachineFacts {
   std::string kernel;
   std::string rootfs;
   std::string network;
+  std::string jail;
   std::vector<std::string> publishes;
   std::int64_t created_ms = 0;  // since 1970
   std::int64_t started_ms = 0;  // when the command began, or without one the guest was up; 0: not yet

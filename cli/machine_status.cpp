@@ -6,6 +6,7 @@
 
 #include "base/json.h"
 #include "cli/table.h"
+#include "cli/vmm_place.h"
 
 namespace mayfly::cli {
 
@@ -35,7 +36,7 @@ std::string_view to_text(MachineState state) {
 }
 
 VmmClient vmm_client(const FoundMachine& machine, std::chrono::milliseconds patience) {
-  return VmmClient(machine.path + "/api", patience);
+  return VmmClient(VmmPlace::socket_in(machine.path, kApi), patience);
 }
 
 MachineState state_of(const FoundMachine& machine) {

@@ -24,11 +24,21 @@
 #include "cli/options.h"
 #include "cli/run.h"
 #include "cli/virtual_machine.h"
+#include "cli/vmm_place.h"
 
 namespace {
 
 using namespace mayfly;
 using base::Result;
+
+// The jailer, or nothing where there can be no jail.
+Result<std::string> find_jail(const std::string& folder) {
+  const std::string obstacle = cli::jail_obstacle();
+  if (obstacle.empty()) return cli::find_jailer(folder);
+  fmt::print(stderr, "mayfly: no jail around this virtual machine: {}; --no-jail says that you know\n",
+             obstacle);
+  return std::string();
+}
 
 Result<int> run(std::span<const std::string> words, std::uint64_t start_ns) {
   auto parsed = TRY(cli::parse_run(words));
@@ -42,9 +52,10 @@ Result<int> run(std::span<const std::string> words, std::uint64_t start_ns) {
     TRY(cli::apply_image(image, *parsed.options));
   }
   const std::string folder = TRY(base::executable_folder());
-  const cli::RunFiles files = TRY(cli::find_files(*parsed.options, folder));
+  cli::RunFiles files = TRY(cli::find_files(*parsed.options, folder));
   TRY(cli::check_files(files, *parsed.options));
   TRY(cli::check_host());
+  if (!parsed.options->no_jail) files.jailer = TRY(find_jail(folder));
   return parsed.options->detach ? cli::run_detached(*parsed.options, files)
                                 : cli::run_in_vm(*parsed.options, files, start_ns);
 }

@@ -216,6 +216,8 @@ Result<Parsed<RunOptions>> parse_run(std::span<const std::string> words) {
   app.add_option("--dns", nameservers, "Name server for the guest (default: this host's). May be given again")
       ->type_name("ADDRESS")
       ->allow_extra_args(false);
+  app.add_flag("--no-jail", options.no_jail,
+               "Run the virtual machine monitor as yourself, without mayfly-jailer");
   app.add_option("--timeout", timeout, "End the command after S seconds of the whole run: SIGTERM first")
       ->type_name("S");
   app.add_option("--boot-timeout", boot_timeout,

@@ -57,6 +57,7 @@ struct RunOptions : CommandOptions {
   std::string rootfs;  // likewise
   std::string image;   // of the image store, in place of rootfs
   bool user_given = false;
+  bool no_jail = false;
   RootMode root_mode = RootMode::kScratch;
   std::optional<std::chrono::milliseconds> timeout;
   std::chrono::milliseconds boot_timeout = kDefaultBootTimeout;

@@ -137,11 +137,16 @@ std::vector<unsigned> tap_slots() {
   return slots;
 }
 
-Status make_tap(const std::string& name, const Ipv4Network& host, std::uint16_t mtu) {
-  const UniqueFd fd = TRY(open_tun());
+Result<UniqueFd> open_tap(const std::string& name) {
+  UniqueFd fd = TRY(open_tun());
   ifreq request = request_for(name);
   request.ifr_flags = kTapFlags;
-  if (::ioctl(fd.get(), TUNSETIFF, &request) < 0) return explain_set_up(errno, name, "make the tap");
+  if (::ioctl(fd.get(), TUNSETIFF, &request) < 0) return explain_set_up(errno, name, "open the tap");
+  return fd;
+}
+
+Status make_tap(const std::string& name, const Ipv4Network& host, std::uint16_t mtu) {
+  const UniqueFd fd = TRY(open_tap(name));  // there is none: it is made
   // From here on closing the descriptor undoes it, until it is told to stay.
   if (const Status hardened = harden(name); !hardened) {
     return explain_set_up(hardened.error().code, name, "set up the tap");

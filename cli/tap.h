@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "base/unique_fd.h"
 #include "cli/ipv4.h"
 
 namespace mayfly::cli {
@@ -21,6 +22,9 @@ std::vector<unsigned> tap_slots();
 // Makes a tap that stays when nobody has it open, without IPv6, and up, with the host's address. The host
 // answers ARP on it for that address only, and takes no packets from there that it would not send back there.
 base::Status make_tap(const std::string& name, const Ipv4Network& host, std::uint16_t mtu);
+
+// Attaches to it, as the network device would.
+base::Result<base::UniqueFd> open_tap(const std::string& name);
 
 enum class Removal : std::uint8_t {
   kDone,   // or there was none

@@ -35,17 +35,20 @@ Result<std::string> find_artifact(const std::vector<std::string>& folders,
               option);
 }
 
-Result<std::string> find_vmm(const std::string& executable_folder) {
-  constexpr const char* kName = "mayfly-vmm";
-  std::string beside = fmt::format("{}/{}", executable_folder, kName);
+Result<std::string> find_program(const std::string& name, const std::string& executable_folder) {
+  std::string beside = fmt::format("{}/{}", executable_folder, name);
   if (exists(beside)) return beside;
   const char* const path = std::getenv("PATH");
   std::istringstream folders(path != nullptr ? path : "");
   for (std::string folder; std::getline(folders, folder, ':');) {
-    std::string candidate = fmt::format("{}/{}", folder.empty() ? "." : folder, kName);
+    std::string candidate = fmt::format("{}/{}", folder.empty() ? "." : folder, name);
     if (::access(candidate.c_str(), X_OK) == 0) return candidate;
   }
-  return fail("no {} at {} or in $PATH: {}", kName, beside, kQuickstart);
+  return fail("no {} at {} or in $PATH: {}", name, beside, kQuickstart);
+}
+
+Result<std::string> find_vmm(const std::string& executable_folder) {
+  return find_program("mayfly-vmm", executable_folder);
 }
 
 // For mayfly-init.
@@ -91,6 +94,12 @@ Result<RunFiles> find_files(const RunOptions& options, const std::string& execut
     files.rootfs = TRY(find_artifact(folders, {"rootfs.ext4"}, "root file system", "--rootfs"));
   }
   return files;
+}
+
+Result<std::string> find_jailer(const std::string& executable_folder) {
+  auto jailer = find_program("mayfly-jailer", executable_folder);
+  if (!jailer) return fail("{}, or run without a jail by --no-jail", jailer.error().message);
+  return jailer;
 }
 
 RunFiles locate_files(const std::string& executable_folder) {

@@ -14,6 +14,7 @@ inline constexpr const char* kQuickstart = "scripts/quickstart.sh builds it";
 // The files that a run is made of.
 struct RunFiles {
   std::string vmm;
+  std::string jailer = {};  // empty: no jail around the VMM
   std::string kernel;
   std::string rootfs;
 };
@@ -25,6 +26,9 @@ std::vector<std::string> artifact_folders(const std::string& executable_folder);
 // What the options name, or else the artifacts: with one CPU the kernel that knows only one, where there is
 // one. Every file exists when this returns; errors name the path that was looked for, and the remedy.
 base::Result<RunFiles> find_files(const RunOptions& options, const std::string& executable_folder);
+
+// mayfly-jailer, which is beside mayfly or in $PATH.
+base::Result<std::string> find_jailer(const std::string& executable_folder);
 
 // What is there of a run with default options; empty where there is nothing.
 RunFiles locate_files(const std::string& executable_folder);

@@ -29,8 +29,9 @@ namespace {
 
 constexpr int kConfigurationFd = 3;
 constexpr int kTimingFd = 4;
+constexpr int kFirstFileFd = 5;
 // Where the descriptors for the child wait: none of the numbers that it is given.
-constexpr int kFirstWaitingFd = 10;
+constexpr int kFirstWaitingFd = kFirstFileFd + VmmProcess::kMostFiles;
 constexpr std::size_t kLongestTimingLine = 128;
 
 struct Pipe {
@@ -65,7 +66,7 @@ Result<UniqueFd> file_in_memory(const std::string& content) {
 struct Plan {
   const char* executable;
   char* const* arguments;
-  std::array<int, 5> fds;  // what becomes 0, 1, 2, …; -1: nothing
+  std::span<const int> fds;  // what becomes 0, 1, 2, …; -1: nothing
   pid_t parent;
   sigset_t no_signals;
   int error;  // of the child, when it could not exec
@@ -100,23 +101,36 @@ struct Plan {
   return pid;
 }
 
-Result<pid_t> execute(const VmmProcess::Request& request, std::array<int, 5> fds) {
-  std::vector<std::string> words = {request.executable, "--config-file",
-                                    fmt::format("/dev/fd/{}", kConfigurationFd)};
+std::vector<std::string> command_line(const VmmProcess::Request& request, std::span<const int> fds) {
+  std::vector<std::string> words = request.jailer;
+  if (words.empty()) {
+    words.push_back(request.executable);
+    if (!request.api_socket.empty()) words.insert(words.end(), {"--id", request.id});
+  } else {
+    // The jailer tells the VMM its id.
+    for (std::size_t fd = kConfigurationFd; fd < fds.size(); ++fd) {
+      if (fds[fd] >= 0) words.insert(words.end(), {"--pass-fd", fmt::to_string(fd)});
+    }
+    words.emplace_back("--");
+  }
+  words.insert(words.end(), {"--config-file", fmt::format("/dev/fd/{}", kConfigurationFd)});
   if (request.api_socket.empty()) {
     words.emplace_back("--no-api");
   } else {
-    words.insert(words.end(), {"--api-sock", request.api_socket, "--id", request.id});
+    words.insert(words.end(), {"--api-sock", request.api_socket});
   }
-  if (request.timing) {
-    words.emplace_back("--timing-fd");
-    words.push_back(fmt::to_string(kTimingFd));
-  }
+  if (!request.kvm.empty()) words.insert(words.end(), {"--kvm", request.kvm});
+  if (request.timing) words.insert(words.end(), {"--timing-fd", fmt::to_string(kTimingFd)});
+  return words;
+}
+
+Result<pid_t> execute(const VmmProcess::Request& request, std::span<const int> fds) {
+  std::vector<std::string> words = command_line(request, fds);
   std::vector<char*> arguments;
   for (std::string& word : words) arguments.push_back(word.data());
   arguments.push_back(nullptr);
 
-  Plan plan{.executable = request.executable.c_str(),
+  Plan plan{.executable = words.front().c_str(),
             .arguments = arguments.data(),
             .fds = fds,
             .parent = ::getpid(),
@@ -127,15 +141,19 @@ Result<pid_t> execute(const VmmProcess::Request& request, std::array<int, 5> fds
   if (pid < 0) return fail_errno(errno, "start a process");
   if (plan.error != 0) {
     ::waitpid(pid, nullptr, 0);
-    return fail_errno(plan.error, "run {}", request.executable);
+    return fail_errno(plan.error, "run {}", words.front());
   }
   return pid;
 }
 
 }  // namespace
 
-Result<std::unique_ptr<VmmProcess>> VmmProcess::spawn(base::EventLoop& loop, const Request& request,
-                                                      Console console, Observer observer) {
+std::string VmmProcess::path_of(std::size_t index) {
+  return fmt::format("/dev/fd/{}", kFirstFileFd + index);
+}
+
+Result<std::unique_ptr<VmmProcess>> VmmProcess::spawn(base::EventLoop& loop, Request request, Console console,
+                                                      Observer observer) {
   const UniqueFd input = TRY(out_of_the_way(console.input.valid() ? Result<UniqueFd>(std::move(console.input))
                                                                   : base::open_file("/dev/null", O_RDONLY)));
   const UniqueFd configuration = TRY(out_of_the_way(file_in_memory(request.configuration)));
@@ -149,8 +167,14 @@ Result<std::unique_ptr<VmmProcess>> VmmProcess::spawn(base::EventLoop& loop, con
   if (request.timing) timing_end = TRY(out_of_the_way(std::move(timing.write)));
 
   std::unique_ptr<VmmProcess> vmm(new VmmProcess(loop, std::move(observer)));
-  vmm->pid_ = TRY(execute(
-      request, {input.get(), output_end.get(), error_end.get(), configuration.get(), timing_end.get()}));
+  std::vector<int> fds = {input.get(), output_end.get(), error_end.get(), configuration.get(),
+                          timing_end.get()};
+  for (File& file : request.files) {
+    file.fd = TRY(out_of_the_way(std::move(file.fd)));
+    fds.push_back(file.fd.get());
+    vmm->file_names_.push_back(file.name);
+  }
+  vmm->pid_ = TRY(execute(request, fds));
   vmm->pidfd_.reset(static_cast<int>(::syscall(SYS_pidfd_open, vmm->pid_, 0)));
   if (!vmm->pidfd_.valid()) return fail_errno(errno, "watch a process");
   TRY(loop.add(vmm->pidfd_.get(), EPOLLIN, [raw = vmm.get()](std::uint32_t) { raw->reap(); }));
@@ -187,6 +211,17 @@ VmmProcess::~VmmProcess() {
     kill();
     ::waitpid(pid_, nullptr, 0);
   }
+}
+
+std::string VmmProcess::errors() const {
+  std::string text = errors_.text();
+  for (std::size_t i = 0; i < file_names_.size(); ++i) {
+    const std::string path = path_of(i);
+    for (std::size_t at = 0; (at = text.find(path, at)) != std::string::npos; at += file_names_[i].size()) {
+      text.replace(at, path.size(), file_names_[i]);
+    }
+  }
+  return text;
 }
 
 void VmmProcess::kill() {

@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/event_loop.h"
 #include "base/result.h"
@@ -27,9 +28,20 @@ struct VmmEnd {
 // Dies with mayfly. Lives on the loop's thread.
 class VmmProcess {
  public:
+  // One that the VMM knows as path_of(its index), because it cannot open it itself.
+  struct File {
+    base::UniqueFd fd;
+    std::string name;  // for people
+  };
+  static constexpr std::size_t kMostFiles = 4;
+  static std::string path_of(std::size_t index);
+
   struct Request {
     std::string executable;
-    std::string configuration;  // JSON
+    std::string configuration;             // JSON
+    std::vector<std::string> jailer = {};  // mayfly-jailer and its options; empty: no jail
+    std::vector<File> files = {};
+    std::string kvm = {};  // path; empty: /dev/kvm
     bool timing = false;
     std::string api_socket = {};  // empty: it serves none
     std::string id = {};          // with api_socket
@@ -49,7 +61,8 @@ class VmmProcess {
   };
 
   // `loop` outlives the process.
-  static base::Result<std::unique_ptr<VmmProcess>> spawn(base::EventLoop& loop, const Request& request,
+  // The files are closed here when it returns.
+  static base::Result<std::unique_ptr<VmmProcess>> spawn(base::EventLoop& loop, Request request,
                                                          Console console, Observer observer);
   // Kills and reaps it.
   ~VmmProcess();
@@ -60,7 +73,8 @@ class VmmProcess {
   [[nodiscard]] int pidfd() const { return pidfd_.get(); }
   void kill();
   [[nodiscard]] const Tail& console() const { return console_; }
-  [[nodiscard]] const Tail& errors() const { return errors_; }
+  // What it said, with the names of files in the place of descriptors.
+  [[nodiscard]] std::string errors() const;
 
  private:
   VmmProcess(base::EventLoop& loop, Observer observer) : loop_(loop), observer_(std::move(observer)) {}
@@ -79,6 +93,7 @@ class VmmProcess {
   std::unique_ptr<Pump> console_pump_;
   Tail console_{16U << 10U};
   Tail errors_{4U << 10U};
+  std::vector<std::string> file_names_;
   std::string timing_line_;
   VmmEnd end_;
   int open_ = 0;  // the process and its pipes

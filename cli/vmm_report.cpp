@@ -9,6 +9,7 @@ namespace mayfly::cli {
 namespace {
 
 constexpr std::uint64_t kComfortableMemoryMib = 64;
+constexpr std::string_view kJailer = "mayfly-jailer: ";
 
 // A guest's text must not give orders to a terminal.
 std::string harmless(const std::string& text) {
@@ -53,6 +54,9 @@ std::string describe_end(const VmmEnd& end, const RunOptions& options, bool boot
     case 0:
       return "the guest ended before the command did" + hint + with_console(console);
     case 1:
+      if (errors.starts_with(kJailer))
+        return fmt::format("the jail could not be made: {}; --no-jail runs without one",
+                           harmless(errors.substr(kJailer.size())));
       return "the virtual machine could not be started: " + said(errors);
     case 2:
       return "mayfly-vmm does not understand this mayfly; are they of one version? It says: " + said(errors);

@@ -2,6 +2,7 @@
 
 #include <elf.h>
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -117,6 +118,18 @@ Status copy(int from, int to, std::uint64_t size) {
   return {};
 }
 
+// Of this kernel's headers, from 6.3 on; without it, sysctl vm.memfd_noexec may have nothing executed from
+// there.
+constexpr unsigned kMemoryFileMayExecute = 0x10U;
+
+Result<UniqueFd> make_file_in_memory(const std::string& name) {
+  constexpr unsigned kFlags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
+  UniqueFd fd(::memfd_create(name.c_str(), kFlags | kMemoryFileMayExecute));
+  if (!fd.valid() && errno == EINVAL) fd.reset(::memfd_create(name.c_str(), kFlags));
+  if (!fd.valid()) return fail_errno(errno, "make a file in memory");
+  return fd;
+}
+
 std::unexpected<base::Error> exists_already(const Folder& folder, const std::string& node,
                                             const Options& options) {
   return fail("the jail {} exists already: it has {} (mayfly-jailer --cleanup {} removes it)", folder.path(),
@@ -158,9 +171,7 @@ Result<Folder> Folder::create(const Options& options, Undo& undo) {
   folder.root_ = TRY(make_folder(folder.own(), "root", 0700, folder.path_, undo));
   struct statvfs where {};
   if (::fstatvfs(folder.root(), &where) < 0) return fail_errno(errno, "look at {}", folder.path_);
-  if ((where.f_flag & ST_NOEXEC) != 0) {
-    return fail("{} is on a file system that is mounted noexec: the VMM could not run", folder.path_);
-  }
+  folder.noexec_ = (where.f_flag & ST_NOEXEC) != 0;
   // The VMM may make files here, and with the sticky bit removes only its own: not its executable, not /dev.
   // The user of --userns owns everything in any case.
   if (!options.userns) {
@@ -173,7 +184,8 @@ Result<Folder> Folder::create(const Options& options, Undo& undo) {
 
 Status Folder::copy_executable(int source, const Options& options, Undo& undo) {
   const struct stat what = TRY(stat_of(source, options.exec_file));
-  const UniqueFd target = TRY(make_file(root(), options.exec_name, 0600, options, undo));
+  UniqueFd target = TRY(noexec_ ? make_file_in_memory(options.exec_name)
+                                : make_file(root(), options.exec_name, 0600, options, undo));
   if (auto copied = copy(source, target.get(), static_cast<std::uint64_t>(what.st_size)); !copied) {
     return fail_because(std::move(copied).error(), "the copy {}/{}", path_, options.exec_name);
   }
@@ -181,6 +193,15 @@ Status Folder::copy_executable(int source, const Options& options, Undo& undo) {
   // (ptrace(2)).
   if (::fchmod(target.get(), 0111) < 0)
     return fail_errno(errno, "set the mode of {}/{}", path_, options.exec_name);
+  if (noexec_) {
+    if (::fcntl(target.get(), F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
+      return fail_errno(errno, "seal the copy of {}", options.exec_file);
+    }
+    // execve(2) refuses a file that somebody may write to.
+    executable_.reset(::open(fmt::format("/proc/self/fd/{}", target.get()).c_str(), O_PATH | O_CLOEXEC));
+    if (!executable_.valid()) return fail_errno(errno, "open the copy of {}", options.exec_file);
+    return {};
+  }
   executable_.reset(::openat(root(), options.exec_name.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
   if (!executable_.valid()) return fail_errno(errno, "open {}/{}", path_, options.exec_name);
   return {};

@@ -26,10 +26,12 @@ class Folder {
   [[nodiscard]] const std::string& path() const { return path_; }
   // The copied executable, to be executed by this descriptor.
   [[nodiscard]] int executable() const { return executable_.get(); }
+  [[nodiscard]] bool executable_in_memory() const { return noexec_; }
 
   // Each of these fails where the jail has the node already: it is another's, or is left from one.
   // A copy of the executable of its own (so that no two VMs share its pages), which nobody in the jail can
-  // read or change.
+  // read or change. Where the folder is on a mount from which nothing may be executed (noexec, as /run often
+  // is), the copy is a sealed file in memory (memfd_create(2)) and the jail has no file of it.
   base::Status copy_executable(int source, const Options& options, Undo& undo);
   // /dev with kvm, net/tun and, where the host has it, userfaultfd. Owned by uid:gid, as nodes with the
   // host's device numbers; or with Nodes::kPlaces
@@ -47,6 +49,7 @@ class Folder {
   base::UniqueFd own_;
   base::UniqueFd root_;
   base::UniqueFd executable_;
+  bool noexec_ = false;
 };
 
 // A device of the host that a jail gets.

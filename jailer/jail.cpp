@@ -45,6 +45,7 @@ struct Jail {
   const Cgroups& cgroups;
   mode_t umask;
   StartTimes start;
+  DeathSignal death_signal;
   std::uint64_t parent_cpu_us = 0;
   bool child = false;
 };
@@ -110,8 +111,11 @@ Status become_vmm(const Jail& jail, Undo& undo, const Report& report) {
     TRY(enter_root(jail.folder.root()));
   }
   TRY(drop_privileges(options));
+  if (!jail.child) TRY(renew(jail.death_signal));
   if (const int abi = options.no_landlock ? 0 : landlock_abi(); abi > 0) {
-    TRY(restrict_by_landlock(abi, {.executable = jail.folder.executable(), .removal = undo.folders()}));
+    // What is in memory alone Landlock does not ask about.
+    const int executable = jail.folder.executable_in_memory() ? -1 : jail.folder.executable();
+    TRY(restrict_by_landlock(abi, {.executable = executable, .removal = undo.folders()}));
   }
   return execute(jail, null.get(), report);
 }
@@ -156,6 +160,7 @@ Status make_jail(const Options& options, const StartTimes& start) {
   if (options.userns && ::geteuid() == 0)
     return base::fail("--userns is for users: root's own jail is the stronger one");
   if (!options.userns && ::geteuid() != 0) return base::fail("making a jail takes root, or --userns");
+  const DeathSignal death_signal = parent_death_signal();
   Undo undo;
   const mode_t caller_mask = ::umask(0);  // modes below are what they say
   // What can be looked at is looked at before anything is made.
@@ -173,7 +178,12 @@ Status make_jail(const Options& options, const StartTimes& start) {
   TRY(note_cgroups(options, folder, cgroups, undo));
   if (network.valid()) TRY(join_network_namespace(network.get(), options.netns.c_str()));
 
-  Jail jail{.options = options, .folder = folder, .cgroups = cgroups, .umask = caller_mask, .start = start};
+  Jail jail{.options = options,
+            .folder = folder,
+            .cgroups = cgroups,
+            .umask = caller_mask,
+            .start = start,
+            .death_signal = death_signal};
   // The leader of a process group cannot start a session (setsid(2)); its child can.
   if (options.new_pid_ns || (options.daemonize && ::getpgrp() == ::getpid())) {
     return run_as_child(std::move(jail), undo);

@@ -85,7 +85,7 @@ Status restrict_by_landlock(int abi, const LandlockRules& rules) {
   if (!ruleset.valid()) return fail_errno(errno, "create a Landlock ruleset");
   const UniqueFd root = TRY(base::open_file("/", O_PATH | O_DIRECTORY));
   TRY(allow(ruleset.get(), root.get(), kVmmRights & handled.handled_access_fs));
-  TRY(allow(ruleset.get(), rules.executable, LANDLOCK_ACCESS_FS_EXECUTE));
+  if (rules.executable >= 0) TRY(allow(ruleset.get(), rules.executable, LANDLOCK_ACCESS_FS_EXECUTE));
   for (const int folder : rules.removal) {
     TRY(allow(ruleset.get(), folder, LANDLOCK_ACCESS_FS_REMOVE_FILE | LANDLOCK_ACCESS_FS_REMOVE_DIR));
   }

@@ -11,7 +11,7 @@ namespace mayfly::jailer {
 int landlock_abi();
 
 struct LandlockRules {
-  int executable = -1;       // may be executed, by this process and what it becomes
+  int executable = -1;       // may be executed, by this process and what it becomes; -1: no file may
   std::vector<int> removal;  // folders outside of the jail in which the jailer may clear away
 };
 

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <linux/sched.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -33,6 +34,19 @@ void send(int fd, std::string_view text) {
 }
 
 }  // namespace
+
+DeathSignal parent_death_signal() {
+  DeathSignal found{.parent = ::getppid()};
+  ::prctl(PR_GET_PDEATHSIG, &found.signal);
+  return found;
+}
+
+Status renew(const DeathSignal& death_signal) {
+  if (death_signal.signal == 0) return {};
+  if (::prctl(PR_SET_PDEATHSIG, death_signal.signal) < 0) return fail_errno(errno, "follow the caller's end");
+  if (::getppid() != death_signal.parent) return fail("whoever started the jailer has ended");
+  return {};
+}
 
 void Report::about_to_execute() const {
   if (fd_.valid()) send(fd_.get(), std::string_view(&kAboutToExecute, 1));

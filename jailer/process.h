@@ -22,6 +22,16 @@ class Report {
   base::UniqueFd fd_;
 };
 
+// The signal that the jailer gets when whoever started it ends (PR_SET_PDEATHSIG), which a change of users
+// clears.
+struct DeathSignal {
+  int signal = 0;  // none
+  pid_t parent = -1;
+};
+DeathSignal parent_death_signal();
+// Fails when the parent has ended meanwhile.
+base::Status renew(const DeathSignal& death_signal);
+
 struct Child {
   pid_t pid = -1;
   base::UniqueFd report;

@@ -2,6 +2,7 @@
 # shellcheck shell=bash
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+umask 022 # an executable that others than its owner may change is not put into a jail
 
 if [ -t 1 ]; then
   bold=$'\e[1m' green=$'\e[32m' red=$'\e[31m' plain=$'\e[0m' line_start=$'\r\e[K'
@@ -62,8 +63,8 @@ step() {
   if [ "$status" -eq 0 ]; then
     printf '%s%s✓%s %s  (%d s)\n' "$line_start" "$green" "$plain" "$title" "$elapsed"
   else
-    printf '%s%s✗%s %s  (%d s): exit status %d; the end of %s:\n' "$line_start" "$red" "$plain" "$title" "$elapsed" "$status" "$log"
-    tail -n 40 "$log" | sed 's/^/    /'
+    printf '%s%s✗%s %s  (%d s): exit status %d; what failed in %s, and its end:\n' "$line_start" "$red" "$plain" "$title" "$elapsed" "$status" "$log"
+    { grep -E '^FAILED |\*\*\*' "$log" | head -n 40; echo …; tail -n 40 "$log"; } | sed 's/^/    /'
   fi
   return "$status"
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Linux guests whose mayfly-vmm is in a jail: as root with a cgroup and the control socket, and without root with /dev/kvm as a
-# descriptor. Runs where tests/guest/run_test.sh does (lab/run tests/guest/jail_test.sh); needs root, curl and busybox-static.
+# Linux guests whose mayfly-vmm is in a jail: as root with a cgroup and the control socket, without root with /dev/kvm as a
+# descriptor, and by mayfly run in each way there is. Runs where tests/guest/run_test.sh does (lab/run tests/guest/jail_test.sh); needs root, curl and busybox-static.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 bin=${MAYFLY_BIN:-$PWD/build/release/bin}
@@ -11,8 +11,7 @@ deadline=240
 . tests/guest/job.sh
 work=$(mktemp -d)
 chmod 755 "$work"
-jailer=
-trap '[ -z "$jailer" ] || kill "$jailer" 2>/dev/null; rm -rf "$work"' EXIT
+trap 'umount "$work/runtime" 2>/dev/null; rm -rf "$work"' EXIT
 jails=$work/jails
 uid=64201 gid=64202
 
@@ -121,4 +120,81 @@ ends setpriv --reuid $uid --regid $uid --clear-groups "$bin/mayfly-jailer" --id 
   --chroot-base-dir "$work/own" --userns --pass-fd 9 -- --no-api --config-file config.json --kvm /dev/fd/9 9<>/dev/kvm
 check "a VMM in a user namespace ends with its guest" [ $? -eq 0 ]
 check "the guest ran there, by a descriptor for /dev/kvm" guest_was_right "$root/disk"
+
+# ---- mayfly run ----
+mayfly() { timeout -k 5 "$deadline" "${as[@]}" env XDG_RUNTIME_DIR="$runtime" HOME=/ "$bin/mayfly" "$@" </dev/null; }
+field() { python3 -c 'import json, sys; print(json.load(sys.stdin)[sys.argv[1]])' "$1"; }
+process() { awk -v name="$1:" '$1 == name {print $2}' "/proc/$pid/status"; }
+no_capability() { [ "$(awk '/^Cap(Prm|Eff|Bnd|Amb|Inh):/ {print $2}' "/proc/$pid/status" | sort -u)" = 0000000000000000 ]; }
+says() { [ "$(wc -l <"$work/err")" -eq 1 ] && grep -qF "$1" "$work/err" || { cat "$work/err" >&2; return 1; }; }
+started() { mayfly run "$@" --detach --name jailed -- sleep 1000 >"$work/out" 2>"$work/err" && pid=$(mayfly inspect jailed | field vmm_pid); }
+nothing_left() {
+  for _ in $(seq 100); do
+    [ -z "$(find "$runtime" -mindepth 1 ! -type d ! -name .lock)" ] && ! pgrep -f mayfly-vmm >/dev/null && return 0
+    sleep 0.1
+  done
+  find "$runtime" >&2
+  return 1
+}
+# A machine that is used in every way that goes through its jail.
+works() {
+  [ "$(mayfly exec jailed -- sh -c 'echo $((6 * 7))')" = 42 ] && mayfly pause jailed && mayfly resume jailed &&
+    mayfly stats jailed | grep -q jailed && mayfly inspect jailed | grep -q '"api_socket"'
+}
+in_force() { [ "$(mayfly inspect jailed | field jail)" = "$1" ]; }
+# The VMM's threads and files, seen from the host.
+no_code_is_writable() { ! awk '$2 ~ /w.*x/' "/proc/$pid/maps" | grep .; }
+sees_only_its_jail() { [ "$(ls "/proc/$pid/root/" | tr '\n' ' ')" = "$1" ] || { ls "/proc/$pid/root/" >&2; return 1; }; }
+
+# As root, on a disk as /run usually is: nothing may be executed from it, and no device used.
+runtime=$work/runtime as=()
+mkdir -m 700 "$runtime" && mount -t tmpfs -o noexec,nodev,nosuid,mode=700 runtime "$runtime"
+check "mayfly run, root: it starts without a word" eval 'started && [ ! -s "$work/err" ]'
+check "mayfly run, root: the jail is in force" in_force root
+check "mayfly run, root: the VMM has a user of its own" [ "$(process Uid)" -gt 1879048192 ]
+check "mayfly run, root: the VMM has no capability" no_capability
+check "mayfly run, root: the VMM sees its jail" sees_only_its_jail "dev run "
+check "mayfly run, root: no page is both written to and executed" no_code_is_writable
+check "mayfly run, root: it works" works
+mayfly kill jailed
+check "mayfly run, root: nothing is left" nothing_left
+# Without anybody who clears away, the VMM ends with its mayfly.
+check "mayfly run, root: it starts again" started
+keepers=$(pgrep -f 'mayfly run|mayfly-keeper|mayfly-machine')
+kill -9 $keepers
+check "mayfly run, root: it ends with its mayfly and its keeper" ended
+mayfly ps >/dev/null
+check "mayfly run, root: what they left, the next command removes" nothing_left
+umount "$runtime"
+
+check "--no-jail: it starts" started --no-jail
+check "--no-jail: none is in force" in_force none
+check "--no-jail: it works" works
+mayfly kill jailed
+
+as=(setpriv --bounding-set -mknod)
+check "a root that can have no jail: it runs" [ "$(mayfly run -- echo ran 2>"$work/err")" = ran ]
+check "a root that can have no jail: it is told" says "no jail around this virtual machine"
+as=()
+
+# What is written to an image goes through a descriptor.
+cp "${MAYFLY_ARTIFACTS:-$PWD/artifacts}/rootfs.ext4" "$work/image"
+check "--writable: it writes" mayfly run --rootfs "$work/image" --writable -- sh -c 'echo kept >/kept'
+check "--writable: it was written" [ "$(mayfly run --rootfs "$work/image" -- cat /kept)" = kept ]
+
+# As a user who may use /dev/kvm.
+runtime=$work/users as=(setpriv --reuid $uid --regid $uid --clear-groups)
+mkdir -m 700 "$runtime" && chown $uid:$uid "$runtime"
+mode=$(stat -c %a /dev/kvm)
+chmod 666 /dev/kvm
+check "mayfly run, user: it starts without a word" eval 'started && [ ! -s "$work/err" ]'
+check "mayfly run, user: the jail is in force" in_force userns
+check "mayfly run, user: the VMM has no capability" no_capability
+check "mayfly run, user: the VMM is in a user namespace" [ "$(readlink "/proc/$pid/ns/user")" != "$(readlink /proc/self/ns/user)" ]
+check "mayfly run, user: the VMM sees its jail" sees_only_its_jail "dev mayfly-vmm run "
+check "mayfly run, user: it works" works
+mayfly kill jailed
+check "mayfly run, user: nothing is left" nothing_left
+chmod "$mode" /dev/kvm
+
 summary

@@ -56,7 +56,7 @@ wait_until() {
 # field EXPRESSION: of the JSON on standard input, as python has it in "it".
 field() { python3 -c 'import json, sys; it = json.load(sys.stdin); print('"$1"')'; }
 nothing_left() {
-  [ -z "$(find "$XDG_RUNTIME_DIR" -mindepth 1 ! -type d ! -name .lock)" ] && ! pgrep -f bin/mayfly-vmm >/dev/null
+  [ -z "$(find "$XDG_RUNTIME_DIR" -mindepth 1 ! -type d ! -name .lock)" ] && ! pgrep -f mayfly-vmm >/dev/null
 }
 
 # ---- start, list, read ----

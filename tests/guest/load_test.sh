@@ -27,7 +27,8 @@ deadline=1500
 host=10.77.0.1
 limited_host=10.78.0.1
 # Of each limiter, in a second. A request of the drive's is 64 KiB or 4 KiB.
-disk_rate=$((4 << 20)) disk_operations=50 net_rate=$((256 << 10))
+# Far below what an emulated guest that shares its CPUs manages.
+disk_rate=$((4 << 20)) disk_operations=50 net_rate=$((64 << 10))
 
 # add_program NAME: the program and its libraries.
 add_program() {
@@ -112,8 +113,8 @@ rate() {
   echo \$((bytes * 100 / before))
 }
 # Datagrams, of which a sender has always more.
-say net_sent rate tx -u -b 8M
-say net_received rate rx -R -u -b 8M
+say net_sent rate tx -u -b 2M
+say net_received rate rx -R -u -b 2M
 
 # ---- Vsock ----
 say connections streams connections $connections
@@ -125,8 +126,8 @@ END
   mke2fs -q -F -t ext4 -d "$work/tree" "$work/root" "$(($(du -sm "$work/tree" | cut -f1) * 5 / 4 + 16))M" >/dev/null
 }
 
-# limiter KIND RATE: a second's worth may come at once, so that an emulated guest which stalls for less than that makes up for it.
-limiter() { printf '{"%s": {"size": %d, "refill_time": 1000}}' "$1" "$2"; }
+# limiter KIND RATE MS: as much as comes in MS may come at once, so that an emulated guest which stalls for less makes up for it.
+limiter() { printf '{"%s": {"size": %d, "refill_time": %d}}' "$1" $(($2 * $3 / 1000)) "$3"; }
 drive() {
   truncate -s 128M "$work/$1"
   printf '{"drive_id": "%s", "is_root_device": false, "path_on_host": "%s", "io_engine": "%s"%s}' "$1" "$work/$1" "$2" "${3:+, \"rate_limiter\": $3}"
@@ -138,11 +139,11 @@ configure() {
  "machine-config": {"vcpu_count": 1, "mem_size_mib": 256},
  "drives": [
    {"drive_id": "root", "is_root_device": true, "is_read_only": true, "path_on_host": "$work/root"},
-   $(drive sync Sync), $(drive async Async), $(drive bytes Async "$(limiter bandwidth "$disk_rate")"), $(drive operations Sync "$(limiter ops "$disk_operations")")],
+   $(drive sync Sync), $(drive async Async), $(drive bytes Async "$(limiter bandwidth "$disk_rate" 1000)"), $(drive operations Sync "$(limiter ops "$disk_operations" 1000)")],
  "network-interfaces": [
    {"iface_id": "eth0", "host_dev_name": "tap0", "guest_mac": "02:6d:66:00:00:02"},
    {"iface_id": "eth1", "host_dev_name": "tap1", "guest_mac": "02:6d:66:00:00:03",
-    "tx_rate_limiter": $(limiter bandwidth "$net_rate"), "rx_rate_limiter": $(limiter bandwidth "$net_rate")}],
+    "tx_rate_limiter": $(limiter bandwidth "$net_rate" 250), "rx_rate_limiter": $(limiter bandwidth "$net_rate" 250)}],
  "mmds-config": {"network_interfaces": ["eth0"]},
  "vsock": {"guest_cid": 3, "uds_path": "$work/vsock"}}
 END
@@ -153,7 +154,8 @@ make_taps() {
   ip link set lo up
   local tap=0 address
   for address in $host $limited_host; do
-    ip tuntap add tap$tap mode tap && ip addr add $address/24 dev tap$tap && ip link set tap$tap up || return 1
+    # A short queue: what ends a measurement waits behind what is in it.
+    ip tuntap add tap$tap mode tap && ip addr add $address/24 dev tap$tap && ip link set tap$tap txqueuelen 50 up || return 1
     iperf3 -s -B $address >"$work/iperf$tap" 2>&1 &
     servers+=" $!"
     disown

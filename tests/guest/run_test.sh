@@ -254,7 +254,7 @@ test_out_of_range() {
 
 # Nothing of the machine's is left: no process whose command line has our runtime folder, no folder in it.
 nothing_left() {
-  [ -z "$(ls -A "$XDG_RUNTIME_DIR/mayfly" 2>/dev/null)" ] && ! pgrep -f bin/mayfly-vmm >/dev/null
+  [ -z "$(ls -A "$XDG_RUNTIME_DIR/mayfly" 2>/dev/null)" ] && ! pgrep -f mayfly-vmm >/dev/null
 }
 
 test_killed_mayfly() {
@@ -263,7 +263,7 @@ test_killed_mayfly() {
   "$mayfly" run -- sh -c 'echo ready; sleep 1000' >"$work/out" 2>/dev/null </dev/null &
   pid=$!
   wait_until grep -q ready "$work/out" || { kill -9 $pid; return 1; }
-  pgrep -f bin/mayfly-vmm >/dev/null || { echo '    no mayfly-vmm is running'; return 1; }
+  pgrep -f mayfly-vmm >/dev/null || { echo '    no mayfly-vmm is running'; return 1; }
   kill -9 $pid
   wait $pid 2>/dev/null
   wait_until nothing_left

@@ -13,8 +13,10 @@
 #include <csignal>
 #include <cstddef>
 #include <cstring>
+#include <filesystem>
 
 #include "base/file.h"
+#include "jailer/cgroup.h"
 #include "jailer/enter.h"
 #include "jailer/landlock.h"
 #include "tests/jail/jail_fixture.h"
@@ -35,6 +37,7 @@ const std::map<std::string, std::string> kDenied = {
     {"open the executable to all", "EPERM"},
     {"remove the executable", "EPERM"},
     {"replace the executable", "EACCES"},
+    {"link the executable", "EPERM"},
     {"move the devices", "EACCES"},
     {"add a device", "EACCES"},
     {"make a file", "ok"},  // a snapshot
@@ -82,6 +85,33 @@ TEST_CASE("users, modes and mounts hold without Landlock, too") {
   expected["replace the executable"] = "EPERM";
   expected["move the devices"] = "EPERM";
   CHECK(jail.values() == expected);
+}
+
+TEST_CASE("greed ends at a jail's limits") {
+  if (!have_root()) return;
+  const Jails jails;
+  SECTION("processes") {
+    if (!jailer::find_cgroup_mount(1, "pids")) {
+      WARN("SKIPPED: no cgroup of version 1 for pids");
+      return;
+    }
+    Program jail(jails.command("bomb", {"--cgroup", "pids.max=8"}, {"bomb"}));
+    CHECK(jail.finish() == 0);
+    CHECK(jail.value("processes") == "7");  // and itself
+  }
+  SECTION("memory") {
+    if (!jailer::find_cgroup_mount(1, "memory")) {
+      WARN("SKIPPED: no cgroup of version 1 for memory");
+      return;
+    }
+    Program jail(jails.command("hog", {"--cgroup", "memory.limit_in_bytes=16M"}, {"hog"}));
+    CHECK(jail.finish() == 128 + SIGKILL);
+  }
+  SECTION("disk") {
+    Program jail(jails.command("fill", {"--resource-limit", "fsize=5000000"}, {"fill"}));
+    CHECK(jail.finish() == 128 + SIGXFSZ);
+    CHECK(std::filesystem::file_size(jails.root("fill") + "/run/disk") == 5000000);
+  }
 }
 
 TEST_CASE("even with all capabilities, nothing leads out of a jail's mount") {

@@ -88,7 +88,6 @@ const Failure kFailures[] = {
      "mkdir BASE; chmod 777 BASE"},
     {"a read-only base folder", "Read-only", {}, "mkdir BASE; mount -t tmpfs -o ro x BASE"},
     {"a full base folder", "No space left", {}, "mkdir BASE; mount -t tmpfs -o size=64k,mode=755 x BASE"},
-    {"a noexec base folder", "noexec", {}, "mkdir BASE; mount -t tmpfs -o noexec,mode=755 x BASE"},
     {"a folder that is a link", "symbolic link", {}, "mkdir BASE; ln -s /tmp BASE/NAME"},
     {"a jail that is a link", "symbolic link", {}, "mkdir -p BASE/NAME; ln -s /tmp BASE/NAME/x"},
     {"a root that is a link", "symbolic link", {}, "mkdir -p BASE/NAME/x; ln -s /tmp BASE/NAME/x/root"},

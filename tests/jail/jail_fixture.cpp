@@ -191,6 +191,21 @@ std::string Jails::all_that_is_left() const {
   return found;
 }
 
+void check_tie(const std::vector<std::string>& command, const Program::How& how) {
+  std::vector<std::string> words = {"/bin/sh", "-c", "setpriv --pdeathsig KILL \"$@\" & echo pid: $!; wait",
+                                    "sh"};
+  words.insert(words.end(), command.begin(), command.end());
+  Program caller(words, how);
+  caller.wait_for("ready");
+  const pid_t jail = std::stoi(caller.value("pid"));
+  CHECK(!status_of(jail, "State").starts_with("Z"));
+  ::kill(caller.pid(), SIGKILL);
+  CHECK(eventually([&] {
+    const std::string state = status_of(jail, "State");
+    return state.empty() || state.starts_with("Z");
+  }));
+}
+
 std::string status_of(pid_t pid, std::string_view name) {
   const auto text = base::read_file(fmt::format("/proc/{}/status", pid));
   if (!text) return {};

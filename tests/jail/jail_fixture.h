@@ -86,6 +86,9 @@ class Jails {
   std::string probe_;
 };
 
+// Runs a jail whose jailer gets SIGKILL when its parent ends, and has that happen: the jail ends, too.
+void check_tie(const std::vector<std::string>& command, const Program::How& how);
+
 // A line "NAME:\tVALUE" of /proc/PID/status.
 std::string status_of(pid_t pid, std::string_view name);
 

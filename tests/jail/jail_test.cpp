@@ -229,6 +229,35 @@ TEST_CASE("a virtual machine runs in a jail, by its node or by a descriptor") {
   CHECK(jail.finish() == 0);
 }
 
+TEST_CASE("where nothing may be executed from the jail's disk, the VMM's executable is in memory") {
+  if (!have_root()) return;
+  const Jails jails;
+  const std::string prepare =
+      fmt::format("mkdir {0} && mount -t tmpfs -o noexec,nosuid,nodev,mode=755 x {0}", jails.base());
+  Program jail(jails.command("memory", {}, {"list", "attack", "self", "wait"}), {.prepare = prepare});
+  jail.wait_for("ready");
+  const auto values = jail.values();
+  CHECK(!values.contains("node /" + jails.name()));
+  CHECK(values.contains("node /dev/kvm"));
+  CHECK(jail.value("dumpable") == "0");
+  for (const char* attack : {"read the executable", "write the executable", "execute itself"}) {
+    CAPTURE(attack);
+    CHECK(jail.value(attack) == "ENOENT");
+  }
+  CHECK(jail.value("map a file for execution") == "EPERM");
+  const int exe = ::open(fmt::format("/proc/{}/exe", jail.pid()).c_str(), O_RDONLY | O_CLOEXEC);
+  REQUIRE(exe >= 0);
+  CHECK(::fcntl(exe, F_GET_SEALS) == (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE));
+  ::close(exe);
+  CHECK(jail.finish() == 0);
+}
+
+TEST_CASE("a VMM ends with whoever started its jailer and asked for that") {
+  if (!have_root()) return;
+  const Jails jails;
+  check_tie(jails.command("tied", {}, {"wait", "pause"}), {});
+}
+
 TEST_CASE("a jail's folder may hold a client's files, and what is mounted there") {
   if (!have_root()) return;
   const Jails jails;

@@ -29,6 +29,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <vector>
 
 namespace {
 
@@ -116,6 +117,7 @@ void attack(const std::string& own) {
   tell("open the executable to all", ::chmod(("/" + own).c_str(), 0777));
   tell("remove the executable", ::unlink(("/" + own).c_str()));
   tell("replace the executable", ::rename("/run", ("/" + own).c_str()));
+  tell("link the executable", ::link(("/" + own).c_str(), "/run/linked"));
   tell("move the devices", ::rename("/dev", "/run/dev"));
   tell("add a device", ::open("/dev/new", O_CREAT | O_WRONLY, 0600));
   const int file = ::open("/program", O_CREAT | O_RDWR, 0700);
@@ -194,6 +196,37 @@ void run_vm(int kvm) {
   std::printf("the guest: %s\n", said ? "spoke" : "was silent");
 }
 
+// ---- Greed: until something stops it, or all of what was wanted is there. ----
+
+void fork_bomb() {
+  std::vector<pid_t> children;
+  for (int i = 0; i < 100; ++i) {
+    const pid_t child = ::fork();
+    if (child == 0) ::pause();
+    if (child < 0) break;
+    children.push_back(child);
+  }
+  std::printf("processes: %zu\n", children.size());
+  for (const pid_t child : children) ::kill(child, SIGKILL);
+}
+
+void hog_memory() {
+  constexpr std::size_t kWanted = 256U << 20U;
+  auto* const memory = static_cast<char*>(
+      ::mmap(nullptr, kWanted, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  for (std::size_t at = 0; at < kWanted; at += 4096) memory[at] = 1;
+  std::puts("memory: all");
+}
+
+void fill_disk() {
+  const std::vector<char> block(1U << 20U, 'x');
+  const int file = ::open("/run/disk", O_CREAT | O_WRONLY, 0600);
+  for (int i = 0; i < 64; ++i) {
+    if (::write(file, block.data(), block.size()) < 0) return tell("disk", -1);
+  }
+  std::puts("disk: all");
+}
+
 void wait_for_end() {
   std::puts("ready: yes");
   std::fflush(stdout);
@@ -222,6 +255,9 @@ int main(int argc, char** argv) {
     if (word == "signal") tell("signal", ::kill(std::atoi(next), 0));
     if (word == "wait") wait_for_end();
     if (word == "pause") ::pause();
+    if (word == "bomb") fork_bomb();
+    if (word == "hog") hog_memory();
+    if (word == "fill") fill_disk();
     if (word == "exit") {
       std::fflush(stdout);
       ::_exit(std::atoi(next));

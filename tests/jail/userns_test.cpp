@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
+#include <csignal>
 #include <filesystem>
 #include <iostream>
 #include <set>
@@ -103,6 +104,13 @@ TEST_CASE("userns: the process has namespaces of its own and no capability in th
   CHECK(jail.finish() == 0);
 }
 
+TEST_CASE("userns: a VMM ends with whoever started its jailer and asked for that") {
+  if (!have_user_namespaces()) return;
+  const UserJails jails;
+  check_tie(jails.command("tied", {"--userns"}, {"wait", "pause"}),
+            {.user = kUid, .prepare = jails.open_kvm()});
+}
+
 TEST_CASE("userns: each try to leave a jail, or to change it, fails") {
   if (!have_user_namespaces()) return;
   const UserJails jails;
@@ -119,7 +127,35 @@ TEST_CASE("userns: each try to leave a jail, or to change it, fails") {
     CHECK((value == "ok") == allowed.contains(name));
   }
   CHECK(jail.value("user namespace") == "ENOSPC");
-  CHECK(jail.values().size() == 28);
+  CHECK(jail.values().size() == 29);
+}
+
+TEST_CASE("userns: greed ends at a jail's limits") {
+  if (!have_user_namespaces()) return;
+  const UserJails jails;
+  SECTION("processes") {
+    const auto pids = jailer::find_cgroup_mount(1, "pids");
+    if (!pids) {
+      WARN("SKIPPED: no cgroup of version 1 for pids");
+      return;
+    }
+    // What an administrator gives to a user.
+    const std::string parent = *pids + "/" + jails.name();
+    REQUIRE(::mkdir(parent.c_str(), 0755) == 0);
+    for (const char* file : {"", "/cgroup.procs", "/tasks"})
+      REQUIRE(::chown((parent + file).c_str(), kUid, kUid) == 0);
+    Program jail(jails.command("bomb", {"--userns", "--cgroup", "pids.max=8"}, {"bomb"}),
+                 {.user = kUid, .prepare = jails.open_kvm()});
+    CHECK(jail.finish() == 0);
+    CHECK(jail.errors().empty());
+    CHECK(jail.value("processes") == "7");  // and itself
+  }
+  SECTION("disk") {
+    Program jail(jails.command("fill", {"--userns", "--resource-limit", "fsize=5000000"}, {"fill"}),
+                 {.user = kUid, .prepare = jails.open_kvm()});
+    CHECK(jail.finish() == 128 + SIGXFSZ);
+    CHECK(std::filesystem::file_size(jails.root("fill") + "/run/disk") == 5000000);
+  }
 }
 
 TEST_CASE("userns: a virtual machine runs, by a device of the user's or by a descriptor") {

@@ -59,12 +59,13 @@ TEST_CASE("what keeps guests from running is bad, and has a remedy") {
 
 TEST_CASE("the jail that is possible is named") {
   HostFacts facts = good_machine();
-  CHECK(named(assess(facts), "jail").finding == "mayfly-jailer, as root, with Landlock 4");
+  CHECK(named(assess(facts), "jail").finding == "by root, a user for each machine, with Landlock 4");
   facts.root = false;
   facts.landlock_abi = 0;
-  CHECK(named(assess(facts), "jail").finding == "mayfly-jailer --userns, without root, without Landlock");
-  facts.user_namespace_error = EPERM;
+  CHECK(named(assess(facts), "jail").finding == "in a user namespace, without Landlock");
+  facts.jail_obstacle = "it takes Linux 5.12 or newer";
   CHECK(named(assess(facts), "jail").state == Check::State::kNote);
+  CHECK(named(assess(facts), "jail").finding == "none: it takes Linux 5.12 or newer");
 }
 
 TEST_CASE("what leaks between guests is a note, with a remedy for each") {

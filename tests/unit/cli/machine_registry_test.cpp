@@ -200,6 +200,7 @@ TEST_CASE("what is known of a machine survives being written") {
                            .kernel = "/k",
                            .rootfs = "/r",
                            .network = "tap",
+                           .jail = "root",
                            .publishes = {"8080:80"},
                            .created_ms = 1000,
                            .started_ms = 2000};
