@@ -80,7 +80,7 @@ fuzz() {
   if [ ! -d "build/fuzz/corpus/$name" ]; then
     mkdir -p "build/fuzz/corpus/$name" && tar -xJf "tests/fuzz/corpus/$name.tar.xz" -C "build/fuzz/corpus/$name" || return 1
   fi
-  if "$1" -max_total_time="${MAYFLY_FUZZ_SECONDS:-20}" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+  if "$1" -max_total_time="${MAYFLY_FUZZ_SECONDS:-60}" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
     -artifact_prefix="build/fuzz/$name-" "build/fuzz/corpus/$name"; then
     echo "1 passed, 0 failed"
   else

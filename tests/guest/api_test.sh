@@ -143,14 +143,28 @@ check "sdk: the socket is gone" test ! -e "$socket"
 check "sdk: the log is in the FIFO" grep -qa "sdk-1:api:Debug" <(dd bs=64k count=1 <&8 2>/dev/null)
 exec 8<&- 9<&-
 
-# ---- An orchestrator: a file, then a drive that is swapped, and grows ----
+# ---- An orchestrator: a file, a pause in the middle of writing, then a drive that is swapped, and grows ----
 make_job_initrd "$work/tree" "$work/initrd" <<'END'
 size() { cat /sys/block/vda/size; }
 becomes() {
   while [ "$(size)" != "$1" ]; do sleep 0.05; done
 }
+# Each round is written, and read back from the drive.
+pattern() { yes "$1" | head -c 1M; }
+write_on() {
+  local round=0
+  while [ "$(size)" = 4096 ]; do
+    round=$((round + 1))
+    pattern $round | dd of=/dev/vdb bs=16k conv=notrunc,fsync 2>/dev/null
+    drop_caches
+    [ "$(pattern $round | sum)" = "$(dd if=/dev/vdb bs=1M count=1 2>/dev/null | sum)" ] || echo lost=$round
+    echo round=$round
+  done
+}
+write_on &
 echo size=$(size)
 becomes 12288
+wait
 drop_caches
 echo swapped=$(sum </dev/vda)
 becomes 16384
@@ -159,13 +173,30 @@ END
 cat >"$work/config.json" <<END
 {"boot-source": {"kernel_image_path": "$kernel", "initrd_path": "$work/initrd", "boot_args": "$boot_args"},
  "machine-config": {"vcpu_count": 1, "mem_size_mib": 192},
- "drives": [{"drive_id": "data", "is_root_device": false, "path_on_host": "$work/placeholder"}]}
+ "drives": [{"drive_id": "data", "is_root_device": false, "path_on_host": "$work/placeholder"},
+  {"drive_id": "written", "is_root_device": false, "path_on_host": "$work/written", "io_engine": "Async"}]}
 END
+truncate -s 1M "$work/written"
 begin --api-sock "$socket" --id orchestrated --config-file "$work/config.json"
 running() { [ -S "$socket" ] && [[ $(http GET /) == *'"state":"Running"'* ]]; }
+further_round() { [ "$(said round)" != "$before" ]; }
 check "orchestrator: it runs" wait_for running
 check "orchestrator: the guest sees the placeholder" wait_for has_said size
 check "orchestrator: its size" is 4096 "$(said size)"
+check "orchestrator: the guest writes" wait_for has_said round
+for i in 1 2 3; do
+  before=$(said round)
+  wait_for further_round
+  sleep 0.$i
+  check "orchestrator: pause $i" does PATCH /vm '{"state":"Paused"}'
+  written=$(sum <"$work/written")
+  sleep 1
+  check "orchestrator: what was on its way had arrived, and nothing follows" is "$written" "$(sum <"$work/written")"
+  check "orchestrator: resume $i" does PATCH /vm '{"state":"Resumed"}'
+done
+before=$(said round)
+check "orchestrator: it writes on" wait_for further_round
+check "orchestrator: nothing was lost" is "" "$(said lost)"
 check "orchestrator: another file" does PATCH /drives/data '{"drive_id":"data","path_on_host":"'"$work/real"'"}'
 check "orchestrator: the guest sees it" wait_for has_said swapped
 check "orchestrator: its content" is "$(sum <"$work/real")" "$(said swapped)"

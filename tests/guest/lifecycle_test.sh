@@ -181,6 +181,7 @@ console_types() {
   return $result
 }
 check "what is typed on the console arrives" console_types
+check "console, stats --watch and exec -it on a terminal" tests/guest/terminal_test.py "$bin/mayfly" main
 
 # ---- cp ----
 tree_sum() { (cd "$1" && find . -type f -print0 | sort -z | xargs -0 sha256sum; find . -type l -printf '%p %l\n' | sort) | sha256sum; }

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""terminal_test.py MAYFLY: `mayfly run --tty` on a pseudo-terminal: raw while it runs, resized, interrupted, and put back
-however mayfly ends. Prints what is wrong, and ends with 1."""
+"""terminal_test.py MAYFLY [MACHINE]: `mayfly run --tty` on a pseudo-terminal: raw while it runs, resized, interrupted, and put back
+however mayfly ends. With a detached machine: what is for people to watch or type into. Prints what is wrong, and ends with 1."""
 import fcntl
 import os
 import pty
@@ -16,9 +16,9 @@ DEADLINE_S = 240
 
 
 class Session:
-    """mayfly run --tty with `script` in the guest, on a terminal of 31 rows and 97 columns."""
+    """A command on a terminal of 31 rows and 97 columns."""
 
-    def __init__(self, mayfly, script):
+    def __init__(self, *command):
         self.master, self.slave = pty.openpty()
         self.resize(31, 97)
         self.before = termios.tcgetattr(self.slave)
@@ -28,8 +28,7 @@ class Session:
             os.setsid()
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
-        self.process = subprocess.Popen([mayfly, "run", "--tty", "--", "sh", "-c", script], stdin=self.slave,
-                                        stdout=self.slave, stderr=self.slave, preexec_fn=own_terminal)
+        self.process = subprocess.Popen(command, stdin=self.slave, stdout=self.slave, stderr=self.slave, preexec_fn=own_terminal)
 
     def resize(self, rows, columns):
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
@@ -52,8 +51,12 @@ class Session:
         assert got == status, f"exit status {got}, wanted {status}: {self.output!r}"
 
 
+def run(mayfly, script):
+    return Session(mayfly, "run", "--tty", "--", "sh", "-c", script)
+
+
 def resize(mayfly):
-    session = Session(mayfly, "trap 'stty size; exit 6' WINCH; stty size; while :; do sleep 0.1; done")
+    session = run(mayfly, "trap 'stty size; exit 6' WINCH; stty size; while :; do sleep 0.1; done")
     session.read_until(b"31 97")
     assert session.is_raw(), "the terminal is not raw while the command runs"
     session.resize(20, 60)
@@ -63,7 +66,7 @@ def resize(mayfly):
 
 
 def interrupt(mayfly):
-    session = Session(mayfly, "trap 'echo caught; exit 3' INT; echo ready; while :; do sleep 0.1; done")
+    session = run(mayfly, "trap 'echo caught; exit 3' INT; echo ready; while :; do sleep 0.1; done")
     session.read_until(b"ready")
     os.write(session.master, b"\x03")
     session.read_until(b"caught")
@@ -71,7 +74,7 @@ def interrupt(mayfly):
 
 
 def input_and_end_of_file(mayfly):
-    session = Session(mayfly, "echo ready; read line; echo got:$line:; cat; echo end")
+    session = run(mayfly, "echo ready; read line; echo got:$line:; cat; echo end")
     session.read_until(b"ready")
     os.write(session.master, b"hello\r\x04")
     session.read_until(b"got:hello:")
@@ -80,7 +83,7 @@ def input_and_end_of_file(mayfly):
 
 
 def killed(mayfly):
-    session = Session(mayfly, "echo ready; sleep 1000")
+    session = run(mayfly, "echo ready; sleep 1000")
     session.read_until(b"ready")
     assert session.is_raw(), "the terminal is not raw while the command runs"
     session.process.send_signal(signal.SIGKILL)
@@ -91,9 +94,41 @@ def killed(mayfly):
         time.sleep(0.05)
 
 
-for test in (resize, interrupt, input_and_end_of_file, killed):
+def console(mayfly, machine):
+    session = Session(mayfly, "console", machine)
+    session.read_until(b"Ctrl-] leaves it")
+    shown = subprocess.run([mayfly, "exec", machine, "--", "sh", "-c", "while :; do echo on the terminal; sleep 1; done >/dev/ttyS0 & sleep 4; kill $!"])
+    assert shown.returncode == 0
+    session.read_until(b"on the terminal")
+    assert session.is_raw(), "the terminal is not raw"
+    os.write(session.master, b"\x03typed\x1d")  # Ctrl-C is the guest's
+    session.end(0)
+    assert session.is_as_before(), "the terminal was not put back"
+    assert subprocess.run([mayfly, "exec", machine, "--", "true"]).returncode == 0, "the machine did not go on"
+
+
+def stats(mayfly, machine):
+    session = Session(mayfly, "stats", "--watch")
+    for _ in range(2):  # drawn in place, again and again
+        session.read_until(b"\x1b[H" + b"NAME")
+        session.read_until(machine.encode())
+        session.output = b""
+    os.write(session.master, b"\x03")
+    session.end(-signal.SIGINT)
+
+
+def shell(mayfly, machine):
+    session = Session(mayfly, "exec", "-it", machine, "--", "sh", "-c", "stty size; read line; echo got:$line:; exit 5")
+    session.read_until(b"31 97")
+    os.write(session.master, b"hello\r")
+    session.read_until(b"got:hello:")
+    session.end(5)
+    assert session.is_as_before(), "the terminal was not put back"
+
+
+for test in (resize, interrupt, input_and_end_of_file, killed) if len(sys.argv) == 2 else (console, stats, shell):
     try:
-        test(sys.argv[1])
+        test(*sys.argv[1:])
     except AssertionError as wrong:
         print(f"    {test.__name__}: {wrong}")
         sys.exit(1)

@@ -44,6 +44,8 @@ class FakeDisk {
   // What perform() returns.
   std::int64_t perform(const virtio::block::Call& call) {
     ++calls[call.kind];
+    const bool transfers = call.kind == Kind::kRead || call.kind == Kind::kWrite;
+    if (transfers ? call.length != 0 : !call.pieces.empty()) throw std::logic_error("a call of two kinds");
     if (!script.empty()) {
       const std::int64_t next = script.front();
       script.pop_front();

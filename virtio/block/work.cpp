@@ -114,14 +114,10 @@ void Work::next_range() {
   while (!ranges_.empty() && ranges_.front().length == 0) ranges_ = ranges_.subspan(1);
   if (ranges_.empty()) return done();
   const Range& range = ranges_.front();
-  if (operation_ == Operation::kDiscard) {
-    call_.kind = Call::Kind::kDiscard;
-  } else {
-    // Section 5.2.6.2: with `unmap` the device may deallocate; without it, the space is wanted.
+  call_ = {.kind = Call::Kind::kDiscard, .offset = range.offset, .length = range.length};
+  // Section 5.2.6.2: with `unmap` the device may deallocate; without it, the space is wanted.
+  if (operation_ == Operation::kWriteZeroes)
     call_.kind = range.unmap ? Call::Kind::kPunch : Call::Kind::kZero;
-  }
-  call_.offset = range.offset;
-  call_.length = range.length;
   ranges_ = ranges_.subspan(1);
 }
 
@@ -139,7 +135,7 @@ bool Work::try_otherwise(int error) {
       return true;
     case Call::Kind::kZero:
       to_fill_ = call_.length;
-      call_.kind = Call::Kind::kWrite;
+      call_ = {.kind = Call::Kind::kWrite, .offset = call_.offset};
       fill();
       return true;
     default:
