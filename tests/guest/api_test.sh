@@ -150,7 +150,7 @@ becomes() {
   while [ "$(size)" != "$1" ]; do sleep 0.05; done
 }
 # Each round is written, and read back from the drive.
-pattern() { yes "$1" | head -c 1M; }
+pattern() { yes "$1" | head -c 1048576; }
 write_on() {
   local round=0
   while [ "$(size)" = 4096 ]; do
