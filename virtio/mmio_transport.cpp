@@ -1,80 +1,15 @@
 #include "virtio/mmio_transport.h"
 
 #include <algorithm>
-#include <array>
 #include <bit>
-#include <limits>
+
+#include "virtio/mmio_registers.h"
 
 namespace mayfly::virtio {
 
-using base::fail;
-using base::GuestAddress;
+using namespace mmio;  // NOLINT(google-build-using-namespace): the registers, by name
 
 namespace {
-
-// Section 4.2.2: the registers, by offset.
-enum Register : std::uint64_t {
-  kMagicValue = 0x000,
-  kVersion = 0x004,
-  kDeviceId = 0x008,
-  kVendorId = 0x00c,
-  kDeviceFeatures = 0x010,
-  kDeviceFeaturesSel = 0x014,
-  kDriverFeatures = 0x020,
-  kDriverFeaturesSel = 0x024,
-  kQueueSel = 0x030,
-  kQueueNumMax = 0x034,
-  kQueueNum = 0x038,
-  kQueueReady = 0x044,
-  kQueueNotify = 0x050,
-  kInterruptStatus = 0x060,
-  kInterruptAck = 0x064,
-  kStatus = 0x070,
-  kQueueDescLow = 0x080,
-  kQueueDescHigh = 0x084,
-  kQueueDriverLow = 0x090,
-  kQueueDriverHigh = 0x094,
-  kQueueDeviceLow = 0x0a0,
-  kQueueDeviceHigh = 0x0a4,
-  kShmSel = 0x0ac,
-  kShmLenLow = 0x0b0,
-  kShmLenHigh = 0x0b4,
-  kShmBaseLow = 0x0b8,
-  kShmBaseHigh = 0x0bc,
-  kConfigGeneration = 0x0fc,
-  kConfig = 0x100,
-};
-static_assert(kQueueNotify == kMmioQueueNotify);
-
-constexpr std::uint32_t kMagic = 0x74726976;      // "virt"
-constexpr std::uint32_t kMmioVersion = 2;         // not legacy
-constexpr std::uint32_t kOurVendor = 0x594c464d;  // "MFLY"
-constexpr std::uint32_t kAllOnes = 0xffffffff;
-
-// Section 3.1.1: the order in which a driver sets its bits, one at a time. Any other write of Status than
-// these, a reset, FAILED, or the value it has already, is ignored.
-struct Transition {
-  std::uint32_t from;
-  std::uint32_t to;
-};
-constexpr std::array<Transition, 4> kTransitions = {{
-    {0, kStatusAcknowledge},
-    {kStatusAcknowledge, kStatusAcknowledge | kStatusDriver},
-    {kStatusAcknowledge | kStatusDriver, kStatusAcknowledge | kStatusDriver | kStatusFeaturesOk},
-    {kStatusAcknowledge | kStatusDriver | kStatusFeaturesOk,
-     kStatusAcknowledge | kStatusDriver | kStatusFeaturesOk | kStatusDriverOk},
-}};
-
-bool is_legal(std::uint32_t from, std::uint32_t to) {
-  return std::ranges::any_of(kTransitions, [&](const Transition& t) { return t.from == from && t.to == to; });
-}
-
-void set_low(std::uint64_t& value, std::uint32_t low) {
-  value = (value & ~std::uint64_t{kAllOnes}) | low;
-}
-void set_high(std::uint64_t& value, std::uint32_t high) {
-  value = (value & kAllOnes) | (std::uint64_t{high} << 32U);
-}
 
 bool is_register_access(std::uint64_t offset, std::size_t width) {
   return width == 4 && offset % 4 == 0;
@@ -82,18 +17,6 @@ bool is_register_access(std::uint64_t offset, std::size_t width) {
 
 bool is_config_access(std::uint64_t offset, std::size_t width) {
   return std::has_single_bit(width) && width <= 8 && offset <= kMmioSize - width;
-}
-
-const char* name_of(DeviceType type) {
-  switch (type) {
-    case DeviceType::kNet:
-      return "net";
-    case DeviceType::kBlock:
-      return "block";
-    case DeviceType::kVsock:
-      return "vsock";
-  }
-  return "unknown";
 }
 
 }  // namespace
@@ -377,57 +300,6 @@ bool MmioTransport::features_acceptable() {
   return false;
 }
 
-void MmioTransport::start() {
-  if (auto activated = activate({}); !activated) {
-    if (log_limiter_.allow()) {
-      base::log::warning("virtio {}: cannot start: {}", name_of(device_.type()), activated.error().message);
-    }
-    device_error();
-  }
-}
-
-base::Status MmioTransport::activate(std::span<const Queue::State> queue_states) {
-  Activation activation{
-      .features = state_.driver_features, .memory = &memory_, .interrupt = this, .queues = {}};
-  for (std::size_t i = 0; i < state_.queues.size(); ++i) {
-    const QueueRegisters& registers = state_.queues[i];
-    if (!registers.ready) {
-      activation.queues.emplace_back();
-      continue;
-    }
-    const QueueLayout layout = {.size = static_cast<std::uint16_t>(registers.size),
-                                .descriptor_table = GuestAddress(registers.descriptor_table),
-                                .available_ring = GuestAddress(registers.available_ring),
-                                .used_ring = GuestAddress(registers.used_ring)};
-    auto queue = Queue::create(memory_, layout, state_.driver_features);
-    if (!queue) return base::fail_because(std::move(queue).error(), "queue {}", i);
-    if (i < queue_states.size()) queue->restore(queue_states[i]);
-    activation.queues.push_back(*queue);
-  }
-  // Before the call: a device may find work and interrupt from within.
-  active_ = true;
-  ++metrics_.activations;
-  auto activated = device_.activate(std::move(activation));
-  if (!activated) {
-    device_.reset();
-    active_ = false;
-  }
-  return activated;
-}
-
-// Section 2.1.2 and 4.2.3.1.1: back to the beginning, at once; a driver that reads Status next reads 0.
-void MmioTransport::reset() {
-  device_.reset();
-  active_ = false;
-  ++metrics_.resets;
-  // The generation goes on: a driver that compares must see that it was not interrupted by a change.
-  const std::uint32_t generation = state_.config_generation;
-  const std::size_t queues = state_.queues.size();
-  state_ = State{};
-  state_.config_generation = generation;
-  state_.queues.resize(queues);
-}
-
 // ---- Interrupt ----
 
 void MmioTransport::interrupt(std::uint32_t cause) {
@@ -455,7 +327,7 @@ void MmioTransport::device_error() {
   config_changed();
 }
 
-// ---- Metrics and state ----
+// ---- Metrics ----
 
 MmioTransport::Metrics MmioTransport::metrics() {
   const std::lock_guard lock(device_.mutex());
@@ -476,32 +348,6 @@ std::vector<base::MetricGroup> MmioTransport::metric_groups() {
                          {"illegal_status_count", metrics_.illegal_transitions},
                          {"refused_features_count", metrics_.refused_features}});
   return groups;
-}
-
-MmioTransport::State MmioTransport::save() {
-  const std::lock_guard lock(device_.mutex());
-  return state_;
-}
-
-base::Status MmioTransport::restore(const State& state, std::span<const Queue::State> queue_states) {
-  const std::lock_guard lock(device_.mutex());
-  if (state.queues.size() != state_.queues.size()) {
-    return fail("the saved device has {} queues, this one {}", state.queues.size(), state_.queues.size());
-  }
-  const auto limits = device_.queue_sizes();
-  for (std::size_t i = 0; i < state.queues.size(); ++i) {
-    if (state.queues[i].size > limits[i]) {
-      return fail("saved queue {} has {} entries, more than {}", i, state.queues[i].size, limits[i]);
-    }
-  }
-  const std::uint64_t unknown = state.driver_features & ~offered_features();
-  if ((state.status & kStatusFeaturesOk) != 0 && unknown != 0) {
-    return fail("the saved driver uses features {:#x}, which this device does not offer", unknown);
-  }
-  state_ = state;
-  constexpr std::uint32_t kStopped = kStatusFailed | kStatusDeviceNeedsReset;
-  if (!has_status(kStatusDriverOk) || (state_.status & kStopped) != 0) return {};
-  return activate(queue_states);
 }
 
 }  // namespace mayfly::virtio

@@ -177,6 +177,18 @@ check "a root that can have no jail: it runs" [ "$(mayfly run -- echo ran 2>"$wo
 check "a root that can have no jail: it is told" says "no jail around this virtual machine"
 as=()
 
+# A jail that there could be, and is not for another reason, is an error.
+mkdir "$work/bin" && cp "$bin/mayfly" "$bin/mayfly-vmm" "$bin/mayfly-jailer" "$work/bin/" && chmod g+w "$work/bin/mayfly-vmm"
+refused() {
+  local status=0
+  MAYFLY_ARTIFACTS=${MAYFLY_ARTIFACTS:-$PWD/artifacts} XDG_RUNTIME_DIR=$runtime "$work/bin/mayfly" run -- true >"$work/out" 2>"$work/err" </dev/null || status=$?
+  [ "$status" -eq 125 ] && says "$1" && says "--no-jail"
+}
+check "a VMM that others may change" refused "others than its owner may change it (mode 775)"
+rm "$work/bin/mayfly-jailer"
+check "no jailer" refused "no mayfly-jailer at $work/bin/mayfly-jailer"
+check "neither leaves anything" nothing_left
+
 # What is written to an image goes through a descriptor.
 cp "${MAYFLY_ARTIFACTS:-$PWD/artifacts}/rootfs.ext4" "$work/image"
 check "--writable: it writes" mayfly run --rootfs "$work/image" --writable -- sh -c 'echo kept >/kept'
