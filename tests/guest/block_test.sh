@@ -39,7 +39,7 @@ taken() {
 . tests/guest/job.sh
 
 # boot ENGINE VCPUS: runs the job on standard input in a guest with drives fixed (vda, read-only), data (vdb) and
-# raw (vdc). What it says is in $work/out.
+# raw (vdc; of $raw where that is set). What it says is in $work/out.
 boot() {
   local engine=$1 vcpus=$2 kernel=vmlinux status=0
   make_job_initrd "$work/tree" "$work/initrd"
@@ -51,7 +51,7 @@ boot() {
  "drives": [
   {"drive_id": "fixed", "is_root_device": false, "is_read_only": true, "path_on_host": "$work/fixed", "io_engine": "$engine"},
   {"drive_id": "data", "is_root_device": false, "path_on_host": "$work/data", "cache_type": "Writeback", "io_engine": "$engine"},
-  {"drive_id": "raw", "is_root_device": false, "path_on_host": "$work/raw", "io_engine": "$engine"}]}
+  {"drive_id": "raw", "is_root_device": false, "path_on_host": "${raw:-$work/raw}", "io_engine": "$engine"}]}
 END
   rm -f "$work/metrics"
   timeout -k 5 "$deadline" "$vmm" --no-api --config-file "$work/config.json" --metrics-path "$work/metrics" >"$work/console" 2>"$work/err" </dev/null || status=$?
@@ -173,6 +173,28 @@ END
     at_most "KiB of the image" 64 "$(taken "$work/raw")" && expect "size" $((16 << 20)) "$(stat -c %s "$work/raw")"
 }
 test_discard_all() { each_engine discard_all; }
+
+block_device() {
+  local device whole status=0
+  head -c 16M /dev/urandom >"$work/raw"
+  [ -e /dev/loop-control ] || modprobe loop
+  device=$(losetup --find --show "$work/raw") || return 1
+  whole=$(sha256sum <"$work/raw" | cut -c1-64)
+  raw=$device boot "$1" 1 <<'END' || status=1
+say sectors cat /sys/block/vdc/size
+echo whole=$(sum </dev/vdc)
+dd if=/dev/urandom of=/tmp/bytes bs=64k count=16
+echo bytes=$(sum </tmp/bytes)
+dd if=/tmp/bytes of=/dev/vdc bs=64k conv=notrunc,fsync
+if blkdiscard -o 8388608 -l 8388608 /dev/vdc; then echo discard=done; else echo discard=refused; fi
+END
+  losetup --detach "$device"
+  [ $status -eq 0 ] && expect "sectors" 32768 "$(said sectors)" && expect "what was there" "$whole" "$(said whole)" && expect "blkdiscard" done "$(said discard)" &&
+    expect "what was written" "$(said bytes)" "$(head -c 1M "$work/raw" | sha256sum | cut -c1-64)" &&
+    expect "what was discarded" "$(head -c 8M /dev/zero | sha256sum | cut -c1-64)" "$(tail -c 8M "$work/raw" | sha256sum | cut -c1-64)" &&
+    at_most "KiB of the image" $((8 * 1024 + 64)) "$(taken "$work/raw")"
+}
+test_block_device() { each_engine block_device; }
 
 description() {
   boot "$1" 1 <<'END' || return 1
