@@ -10,8 +10,8 @@ kernel=${MAYFLY_ARTIFACTS:-$PWD/artifacts}/vmlinux
 . tests/guest/job.sh
 work=$(mktemp -d)
 socket=$work/api.sock
-pid=
-trap '[ -z "$pid" ] || kill -9 "$pid" 2>/dev/null; rm -rf "$work"' EXIT
+pid='' loop=''
+trap '[ -z "$pid" ] || kill -9 "$pid" 2>/dev/null; [ -z "$loop" ] || losetup --detach "$loop"; rm -rf "$work"' EXIT
 # What takes longer hangs; in tenths of a second.
 deadline=2400
 boot_args="console=ttyS0 loglevel=1 reboot=k,panic_warm panic=-1 tsc=reliable swiotlb=noforce"
@@ -143,7 +143,7 @@ check "sdk: the socket is gone" test ! -e "$socket"
 check "sdk: the log is in the FIFO" grep -qa "sdk-1:api:Debug" <(dd bs=64k count=1 <&8 2>/dev/null)
 exec 8<&- 9<&-
 
-# ---- An orchestrator: a file, a pause in the middle of writing, then a drive that is swapped, and grows ----
+# ---- An orchestrator: a file, a pause in the middle of writing, then a drive that is swapped, grows, and becomes a device ----
 make_job_initrd "$work/tree" "$work/initrd" <<'END'
 size() { cat /sys/block/vda/size; }
 becomes() {
@@ -169,6 +169,9 @@ drop_caches
 echo swapped=$(sum </dev/vda)
 becomes 16384
 echo grown=$(dd if=/dev/vda bs=1M skip=6 count=2 2>/dev/null | sum)
+becomes 6144
+drop_caches
+echo device=$(sum </dev/vda)
 END
 cat >"$work/config.json" <<END
 {"boot-source": {"kernel_image_path": "$kernel", "initrd_path": "$work/initrd", "boot_args": "$boot_args"},
@@ -204,7 +207,15 @@ truncate -s 8M "$work/real"
 check "orchestrator: the same file, larger" does PATCH /drives/data '{"drive_id":"data","path_on_host":"'"$work/real"'"}'
 check "orchestrator: the guest reads the new end" wait_for has_said grown
 check "orchestrator: its content" is "$(head -c 2M /dev/zero | sum)" "$(said grown)"
+head -c 3M /dev/urandom >"$work/third"
+[ -e /dev/loop-control ] || modprobe loop
+loop=$(losetup --find --show "$work/third")
+check "orchestrator: a block device" does PATCH /drives/data '{"drive_id":"data","path_on_host":"'"$loop"'"}'
+check "orchestrator: the guest reads it" wait_for has_said device
+check "orchestrator: its content" is "$(sum <"$work/third")" "$(said device)"
 check "orchestrator: the guest's reset ends it" ends 0
+losetup --detach "$loop"
+loop=
 
 # ---- No socket at all ----
 make_job_initrd "$work/tree" "$work/initrd" <<'END'
