@@ -1,4 +1,5 @@
-// The init of the guests that perf/devices measures. It takes orders on the serial console, a line each, and answers each with
+// The init of the guests that perf/devices measures. It takes orders on the serial console, a line each, and
+// answers each with
 // "+ BYTES OPERATIONS NANOSECONDS" or "! WHY":
 //   block read|write SEQUENTIAL SIZE DEPTH MILLISECONDS     /dev/vda, O_DIRECT
 //   net|vsock send|receive MILLISECONDS                     one stream from or to the guest
@@ -37,7 +38,7 @@ typedef struct {
 } Result;
 
 // What went wrong first; 0 or text.
-static const char *why;
+static const char* why;
 
 static int64_t now(void) {
   struct timespec t;
@@ -45,7 +46,7 @@ static int64_t now(void) {
   return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-static int failed(const char *what) {
+static int failed(const char* what) {
   static char text[128];
   snprintf(text, sizeof text, "%s: %s", what, strerror(errno));
   why = text;
@@ -59,7 +60,7 @@ typedef struct {
   uint64_t size, blocks, next;
 } Disk;
 
-static int64_t next_offset(Disk *disk) {
+static int64_t next_offset(Disk* disk) {
   static uint64_t random = 88172645463325252U;
   if (disk->sequential) return (int64_t)(disk->next++ % disk->blocks * disk->size);
   random ^= random << 13;
@@ -68,10 +69,11 @@ static int64_t next_offset(Disk *disk) {
   return (int64_t)(random % disk->blocks * disk->size);
 }
 
-static int one_by_one(Disk *disk, void *buffer, int64_t end, Result *result) {
+static int one_by_one(Disk* disk, void* buffer, int64_t end, Result* result) {
   do {
     const int64_t offset = next_offset(disk);
-    const ssize_t n = disk->write ? pwrite(disk->fd, buffer, disk->size, offset) : pread(disk->fd, buffer, disk->size, offset);
+    const ssize_t n = disk->write ? pwrite(disk->fd, buffer, disk->size, offset)
+                                  : pread(disk->fd, buffer, disk->size, offset);
     if (n != (ssize_t)disk->size) return failed("pread or pwrite");
     ++result->operations;
   } while (now() < end);
@@ -79,7 +81,7 @@ static int one_by_one(Disk *disk, void *buffer, int64_t end, Result *result) {
 }
 
 // Keeps `depth` requests on their way; the buffers follow one another.
-static int many(Disk *disk, char *buffer, unsigned depth, int64_t end, Result *result) {
+static int many(Disk* disk, char* buffer, unsigned depth, int64_t end, Result* result) {
   aio_context_t context = 0;
   if (syscall(SYS_io_setup, depth, &context) < 0) return failed("io_setup");
   struct iocb requests[kMostDepth], *wanted[kMostDepth];
@@ -107,7 +109,7 @@ static int many(Disk *disk, char *buffer, unsigned depth, int64_t end, Result *r
       for (long i = 0; i < n; i++) {
         errno = events[i].res < 0 ? (int)-events[i].res : EIO;
         if (events[i].res != (int64_t)disk->size) return failed("a request");
-        wanted[i] = (struct iocb *)(uintptr_t)events[i].obj;
+        wanted[i] = (struct iocb*)(uintptr_t)events[i].obj;
       }
       result->operations += (uint64_t)n;
       in_flight -= n;
@@ -118,7 +120,8 @@ static int many(Disk *disk, char *buffer, unsigned depth, int64_t end, Result *r
   return 0;
 }
 
-static int block(const char *what, unsigned sequential, unsigned size, unsigned depth, unsigned milliseconds, Result *result) {
+static int block(const char* what, unsigned sequential, unsigned size, unsigned depth, unsigned milliseconds,
+                 Result* result) {
   uint64_t bytes = 0;
   Disk disk = {.write = strcmp(what, "write") == 0, .sequential = (int)sequential, .size = size};
   disk.fd = open("/dev/vda", O_RDWR | O_DIRECT | O_CLOEXEC);
@@ -126,11 +129,12 @@ static int block(const char *what, unsigned sequential, unsigned size, unsigned 
   errno = EINVAL;
   disk.blocks = size == 0 ? 0 : bytes / size;
   if (disk.blocks == 0 || depth == 0 || depth > kMostDepth) return failed("block");
-  char *buffer = aligned_alloc(4096, (size_t)size * depth);
+  char* buffer = aligned_alloc(4096, (size_t)size * depth);
   if (buffer == NULL) return failed("aligned_alloc");
   memset(buffer, 0x5a, (size_t)size * depth);
   const int64_t start = now(), end = start + (int64_t)milliseconds * 1000000;
-  const int status = depth == 1 ? one_by_one(&disk, buffer, end, result) : many(&disk, buffer, depth, end, result);
+  const int status =
+      depth == 1 ? one_by_one(&disk, buffer, end, result) : many(&disk, buffer, depth, end, result);
   result->nanoseconds = (uint64_t)(now() - start);
   result->bytes = result->operations * size;
   free(buffer);
@@ -142,7 +146,7 @@ static int block(const char *what, unsigned sequential, unsigned size, unsigned 
 
 static struct in_addr host_address(void) {
   struct in_addr address = {0};
-  const char *text = getenv("perf_host");  // of the kernel's command line
+  const char* text = getenv("perf_host");  // of the kernel's command line
   if (text != NULL) inet_aton(text, &address);
   return address;
 }
@@ -154,18 +158,18 @@ static int dial_host(int vsock, char mode) {
   if (fd < 0) return failed("socket");
   const int on = 1;
   if (!vsock) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-  const struct sockaddr *address = vsock ? (const struct sockaddr *)&vm : (const struct sockaddr *)&in;
+  const struct sockaddr* address = vsock ? (const struct sockaddr*)&vm : (const struct sockaddr*)&in;
   if (connect(fd, address, vsock ? sizeof vm : sizeof in) < 0) return failed("connect");
   if (write(fd, &mode, 1) != 1) return failed("write");
   return fd;
 }
 
-static int receive_count(int fd, uint64_t *count) {
+static int receive_count(int fd, uint64_t* count) {
   if (recv(fd, count, sizeof *count, MSG_WAITALL) != sizeof *count) return failed("the count");
   return 0;
 }
 
-static int stream(int vsock, char mode, int64_t milliseconds, Result *result) {
+static int stream(int vsock, char mode, int64_t milliseconds, Result* result) {
   static char buffer[kChunk];
   const int fd = dial_host(vsock, mode);
   if (fd < 0) return -1;
@@ -190,21 +194,23 @@ static int stream(int vsock, char mode, int64_t milliseconds, Result *result) {
   return status;
 }
 
-static int packets(int64_t milliseconds, Result *result) {
+static int packets(int64_t milliseconds, Result* result) {
   static char packet[kPacket];
   struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(kPort), .sin_addr = host_address()};
   const int control = dial_host(0, kCount);
   if (control < 0) return -1;
   const int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-  if (fd < 0 || connect(fd, (struct sockaddr *)&to, sizeof to) < 0) return failed("socket");
+  if (fd < 0 || connect(fd, (struct sockaddr*)&to, sizeof to) < 0) return failed("socket");
   uint64_t before = 0;
   if (receive_count(control, &before) < 0) return -1;
   const int64_t start = now(), end = start + milliseconds * 1000000;
   do {
-    if (write(fd, packet, sizeof packet) < 0 && errno != ENOBUFS && errno != ECONNREFUSED) return failed("a packet");
+    if (write(fd, packet, sizeof packet) < 0 && errno != ENOBUFS && errno != ECONNREFUSED)
+      return failed("a packet");
   } while (now() < end);
   // This byte comes behind them.
-  if (write(control, packet, 1) != 1 || receive_count(control, &result->operations) < 0) return failed("the count");
+  if (write(control, packet, 1) != 1 || receive_count(control, &result->operations) < 0)
+    return failed("the count");
   result->nanoseconds = (uint64_t)(now() - start);
   result->operations -= before;
   result->bytes = result->operations * kPacket;
@@ -215,7 +221,7 @@ static int packets(int64_t milliseconds, Result *result) {
 
 // ---- Orders ----
 
-static int obey(const char *order, Result *result) {
+static int obey(const char* order, Result* result) {
   char device[8], what[8];
   unsigned n[4] = {0};
   errno = EINVAL;
@@ -235,7 +241,7 @@ static void touch_memory(void) {
   struct sysinfo memory;
   if (sysinfo(&memory) < 0) return;
   const size_t size = (size_t)memory.freeram * memory.mem_unit / 16 * 15;
-  void *all = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+  void* all = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
   if (all != MAP_FAILED) munmap(all, size);
 }
 

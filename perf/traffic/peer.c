@@ -1,4 +1,5 @@
-// The host's end of what perf/devices measures: serves TCP and UDP on every address, a unix socket, and vsock where there is any.
+// The host's end of what perf/devices measures: serves TCP and UDP on every address, a unix socket, and vsock
+// where there is any.
 //   peer UNIX-SOCKET: says "peer is ready" once it listens
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -20,18 +21,18 @@
 
 static uint64_t packets_received;
 
-static void die(const char *what) {
+static void die(const char* what) {
   perror(what);
   exit(1);
 }
 
-static void start(void *(*function)(void *), int fd) {
+static void start(void* (*function)(void*), int fd) {
   pthread_t thread;
-  if (pthread_create(&thread, NULL, function, (void *)(intptr_t)fd) != 0) die("pthread_create");
+  if (pthread_create(&thread, NULL, function, (void*)(intptr_t)fd) != 0) die("pthread_create");
   pthread_detach(thread);
 }
 
-static void *count_packets(void *argument) {
+static void* count_packets(void* argument) {
   enum { kBatch = 64 };
   static char data[kBatch][2 * kPacket];
   struct iovec pieces[kBatch];
@@ -49,9 +50,11 @@ static void *count_packets(void *argument) {
   return NULL;
 }
 
-static int send_count(int fd, uint64_t count) { return write(fd, &count, sizeof count) == sizeof count; }
+static int send_count(int fd, uint64_t count) {
+  return write(fd, &count, sizeof count) == sizeof count;
+}
 
-static void *serve(void *argument) {
+static void* serve(void* argument) {
   const int fd = (int)(intptr_t)argument;
   char mode = 0, *buffer = calloc(1, kChunk);
   uint64_t received = 0;
@@ -71,7 +74,8 @@ static void *serve(void *argument) {
       }
       break;
     case kCount:
-      while (send_count(fd, __atomic_load_n(&packets_received, __ATOMIC_RELAXED)) && read(fd, buffer, 1) == 1) {
+      while (send_count(fd, __atomic_load_n(&packets_received, __ATOMIC_RELAXED)) &&
+             read(fd, buffer, 1) == 1) {
       }
       break;
     default:
@@ -82,7 +86,7 @@ static void *serve(void *argument) {
   return NULL;
 }
 
-static void *accept_all(void *argument) {
+static void* accept_all(void* argument) {
   for (;;) {
     const int fd = accept4((int)(intptr_t)argument, NULL, NULL, SOCK_CLOEXEC), on = 1;
     if (fd < 0 && errno != EINTR && errno != ECONNABORTED) die("accept");
@@ -93,14 +97,14 @@ static void *accept_all(void *argument) {
   return NULL;
 }
 
-static int bound(int family, int type, const void *address, socklen_t size) {
+static int bound(int family, int type, const void* address, socklen_t size) {
   const int fd = socket(family, type | SOCK_CLOEXEC, 0);
   if (fd >= 0 && bind(fd, address, size) == 0 && (type == SOCK_DGRAM || listen(fd, 16) == 0)) return fd;
   if (fd >= 0) close(fd);
   return -1;
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char** argv) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   signal(SIGPIPE, SIG_IGN);
   struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = htons(kPort)};
@@ -109,7 +113,8 @@ int main(int argc, char **argv) {
   if (argc != 2 || strlen(argv[1]) >= sizeof un.sun_path) return 2;
   strcpy(un.sun_path, argv[1]);
 
-  const int streams[] = {bound(AF_INET, SOCK_STREAM, &in, sizeof in), bound(AF_UNIX, SOCK_STREAM, &un, sizeof un)};
+  const int streams[] = {bound(AF_INET, SOCK_STREAM, &in, sizeof in),
+                         bound(AF_UNIX, SOCK_STREAM, &un, sizeof un)};
   const int datagrams = bound(AF_INET, SOCK_DGRAM, &in, sizeof in);
   if (streams[0] < 0 || streams[1] < 0 || datagrams < 0) die("bind");
   const int vsock = bound(AF_VSOCK, SOCK_STREAM, &vm, sizeof vm);  // not on every kernel

@@ -2,9 +2,9 @@
 #pragma once
 
 enum {
-  kPort = 5001,    // of TCP, UDP and vsock
-  kChunk = 131072, // what is read and written at once
-  kPacket = 64,    // the data of a UDP packet
+  kPort = 5001,     // of TCP, UDP and vsock
+  kChunk = 131072,  // what is read and written at once
+  kPacket = 64,     // the data of a UDP packet
 
   kSink = 's',    // the peer takes bytes until the end, and then says how many in 8 bytes
   kSource = 'g',  // the peer sends until the guest closes
