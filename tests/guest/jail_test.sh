@@ -126,7 +126,7 @@ mayfly() { timeout -k 5 "$deadline" "${as[@]}" env XDG_RUNTIME_DIR="$runtime" HO
 field() { python3 -c 'import json, sys; print(json.load(sys.stdin)[sys.argv[1]])' "$1"; }
 process() { awk -v name="$1:" '$1 == name {print $2}' "/proc/$pid/status"; }
 no_capability() { [ "$(awk '/^Cap(Prm|Eff|Bnd|Amb|Inh):/ {print $2}' "/proc/$pid/status" | sort -u)" = 0000000000000000 ]; }
-says() { [ "$(wc -l <"$work/err")" -eq 1 ] && grep -qF "$1" "$work/err" || { cat "$work/err" >&2; return 1; }; }
+says() { [ "$(wc -l <"$work/err")" -eq 1 ] && grep -qF -- "$1" "$work/err" || { cat "$work/err" >&2; return 1; }; }
 started() { mayfly run "$@" --detach --name jailed -- sleep 1000 >"$work/out" 2>"$work/err" && pid=$(mayfly inspect jailed | field vmm_pid); }
 nothing_left() {
   for _ in $(seq 100); do
