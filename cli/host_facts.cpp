@@ -8,7 +8,6 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -76,18 +75,8 @@ void look_at_cgroups(HostFacts& facts) {
   if (facts.cgroup_v2) facts.cgroup_v2_controllers = split_words(text_of(mounts.v2 + "/cgroup.controllers"));
 }
 
-// In a child: we stay in the namespace we are in.
-int try_user_namespace() {
-  const pid_t pid = ::fork();
-  if (pid < 0) return errno;
-  if (pid == 0) ::_exit(::unshare(CLONE_NEWUSER) == 0 ? 0 : errno);
-  int status = 0;
-  ::waitpid(pid, &status, 0);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : EIO;
-}
-
 void look_at_system_calls(HostFacts& facts) {
-  facts.user_namespace_error = try_user_namespace();
+  facts.user_namespace_error = error_in_child([] { return ::unshare(CLONE_NEWUSER) == 0; });
   facts.jail_obstacle = jail_obstacle();
   const long abi = ::syscall(SYS_landlock_create_ruleset, nullptr, 0, LANDLOCK_CREATE_RULESET_VERSION);
   facts.landlock_abi = static_cast<int>(std::max(abi, 0L));

@@ -158,11 +158,8 @@ Status make_tap(const std::string& name, const Ipv4Network& host, std::uint16_t 
 
 Removal remove_idle_tap(const std::string& name) {
   if (::if_nametoindex(name.c_str()) == 0) return Removal::kDone;
-  const auto fd = open_tun();
+  const auto fd = open_tap(name);
   if (!fd) return Removal::kInUse;
-  ifreq request = request_for(name);
-  request.ifr_flags = kTapFlags;
-  if (::ioctl(fd->get(), TUNSETIFF, &request) < 0) return Removal::kInUse;
   ::ioctl(fd->get(), TUNSETPERSIST, 0);
   return Removal::kDone;
 }

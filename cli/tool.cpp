@@ -132,6 +132,15 @@ bool HeldSignals::stop_asked() {
          ::sigismember(&pending, SIGHUP) == 1;
 }
 
+int error_in_child(bool (*attempt)()) {
+  const pid_t pid = ::fork();
+  if (pid < 0) return errno;
+  if (pid == 0) ::_exit(attempt() ? 0 : errno);
+  int status = 0;
+  ::waitpid(pid, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : EIO;
+}
+
 bool has_tool(const std::string& name) {
   return !locate(name).empty();
 }

@@ -33,6 +33,10 @@ struct Tool {
   bool returns_output = false;
 };
 
+// Of an attempt that changes the process which makes it: made in a child, so that we stay as we are. The
+// errno value it ended with; 0: it worked.
+int error_in_child(bool (*attempt)());
+
 // Whether there is such a program.
 bool has_tool(const std::string& name);
 // Where it is; the error names the Debian package that has it.

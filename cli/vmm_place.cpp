@@ -6,18 +6,17 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <sstream>
 
 #include "base/file.h"
+#include "cli/tool.h"
 
 namespace mayfly::cli {
 
@@ -73,20 +72,14 @@ std::string root_obstacle() {
   return {};
 }
 
-// In a child, because we stay in the namespaces that we are in. A host may let anybody make them, and then
-// refuse what they are made for.
+// A host may let anybody make namespaces, and then refuse what they are made for.
 std::string user_obstacle() {
-  const pid_t pid = ::fork();
-  if (pid < 0) return "no process can be started";
-  if (pid == 0) {
-    const bool good = ::unshare(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWIPC) == 0 &&
-                      ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0;
-    ::_exit(good ? 0 : errno);
-  }
-  int status = 0;
-  ::waitpid(pid, &status, 0);
-  if (status == 0) return {};
-  const char* const why = WIFEXITED(status) ? strerrordesc_np(WEXITSTATUS(status)) : nullptr;
+  const int error = error_in_child([] {
+    return ::unshare(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWIPC) == 0 &&
+           ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0;
+  });
+  if (error == 0) return {};
+  const char* const why = strerrordesc_np(error);
   return fmt::format("this host lets users make no user namespaces ({})", why != nullptr ? why : "?");
 }
 

@@ -208,8 +208,7 @@ check "orchestrator: the same file, larger" does PATCH /drives/data '{"drive_id"
 check "orchestrator: the guest reads the new end" wait_for has_said grown
 check "orchestrator: its content" is "$(head -c 2M /dev/zero | sum)" "$(said grown)"
 head -c 3M /dev/urandom >"$work/third"
-[ -e /dev/loop-control ] || modprobe loop
-loop=$(losetup --find --show "$work/third")
+loop=$(loop_device "$work/third")
 check "orchestrator: a block device" does PATCH /drives/data '{"drive_id":"data","path_on_host":"'"$loop"'"}'
 check "orchestrator: the guest reads it" wait_for has_said device
 check "orchestrator: its content" is "$(sum <"$work/third")" "$(said device)"

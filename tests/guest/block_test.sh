@@ -177,8 +177,7 @@ test_discard_all() { each_engine discard_all; }
 block_device() {
   local device whole status=0
   head -c 16M /dev/urandom >"$work/raw"
-  [ -e /dev/loop-control ] || modprobe loop
-  device=$(losetup --find --show "$work/raw") || return 1
+  device=$(loop_device "$work/raw") || return 1
   whole=$(sha256sum <"$work/raw" | cut -c1-64)
   raw=$device boot "$1" 1 <<'END' || status=1
 say sectors cat /sys/block/vdc/size

@@ -66,8 +66,11 @@ check "the control socket answers" answers
 # It must not end while it is looked at.
 becomes() { answer /vm -X PATCH -d "{\"state\": \"$1\"}" -w '%{http_code}' | grep -q 204; }
 check "the machine can be paused" becomes Paused
-check "the VMM is the jail's user" [ "$(awk '/^Uid:/ {print $2}' "/proc/$pid/status")" = $uid ]
-check "the VMM has no capability" [ "$(awk '/^Cap(Prm|Eff|Bnd|Amb|Inh):/ {print $2}' "/proc/$pid/status" | sort -u)" = 0000000000000000 ]
+# Of the VMM, which $pid is.
+process() { awk -v name="$1:" '$1 == name {print $2}' "/proc/$pid/status"; }
+no_capability() { [ "$(awk '/^Cap(Prm|Eff|Bnd|Amb|Inh):/ {print $2}' "/proc/$pid/status" | sort -u)" = 0000000000000000 ]; }
+check "the VMM is the jail's user" [ "$(process Uid)" = $uid ]
+check "the VMM has no capability" no_capability
 check "the VMM is in its cgroup" grep -q '/mayfly-vmm/one$' "/proc/$pid/cgroup"
 only_its_files() {
   local fd inode known
@@ -124,8 +127,6 @@ check "the guest ran there, by a descriptor for /dev/kvm" guest_was_right "$root
 # ---- mayfly run ----
 mayfly() { timeout -k 5 "$deadline" "${as[@]}" env XDG_RUNTIME_DIR="$runtime" HOME=/ "$bin/mayfly" "$@" </dev/null; }
 field() { python3 -c 'import json, sys; print(json.load(sys.stdin)[sys.argv[1]])' "$1"; }
-process() { awk -v name="$1:" '$1 == name {print $2}' "/proc/$pid/status"; }
-no_capability() { [ "$(awk '/^Cap(Prm|Eff|Bnd|Amb|Inh):/ {print $2}' "/proc/$pid/status" | sort -u)" = 0000000000000000 ]; }
 says() { [ "$(wc -l <"$work/err")" -eq 1 ] && grep -qF -- "$1" "$work/err" || { cat "$work/err" >&2; return 1; }; }
 started() { mayfly run "$@" --detach --name jailed -- sleep 1000 >"$work/out" 2>"$work/err" && pid=$(mayfly inspect jailed | field vmm_pid); }
 nothing_left() {

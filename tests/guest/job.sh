@@ -1,6 +1,12 @@
 # Guests that do one job, for the tests of drives. Source it.
 # shellcheck shell=bash
 
+# loop_device FILE: makes a block device of it, and prints its path; losetup --detach ends it.
+loop_device() {
+  [ -e /dev/loop-control ] || modprobe loop
+  losetup --find --show "$1"
+}
+
 # make_job_initrd FOLDER FILE: an initrd in FILE, made in FOLDER: busybox, and an init that runs the job on standard input and
 # ends the machine.
 make_job_initrd() {
