@@ -84,7 +84,7 @@ Status execute(const Jail& jail, int null, const Report& report) {
   ::umask(jail.umask | S_IRWXO);
   TRY(set_limits(jail.options));
   TRY(set_capabilities(Capabilities::kWait));
-  report.about_to_execute();
+  TRY(report.about_to_execute());
   ::execveat(jail.folder.executable(), "", argv.data(), environment.data(), AT_EMPTY_PATH);
   const int code = errno;
   TRY(set_capabilities(Capabilities::kCount));  // for what is to be undone
@@ -145,6 +145,8 @@ Status run_as_child(Jail jail, Undo& undo) {
     stop(child);
     return base::fail_because(std::move(written).error(), "the file of the VMM's pid");
   }
+  // Whoever hears of the VMM finds its pid.
+  allow_to_execute(child);
   TRY(wait_until_executed(child));
   undo.keep();
   return {};

@@ -1,8 +1,8 @@
 #include "jailer/process.h"
 
-#include <fcntl.h>
 #include <linux/sched.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -23,12 +23,13 @@ using base::UniqueFd;
 namespace {
 
 constexpr char kAboutToExecute = '\0';
+constexpr char kExecute = '\0';
 
 void send(int fd, std::string_view text) {
   while (!text.empty()) {
-    const ssize_t n = ::write(fd, text.data(), text.size());
+    const ssize_t n = ::send(fd, text.data(), text.size(), MSG_NOSIGNAL);
     if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return;  // the jailer is gone, and nobody else asks
+    if (n <= 0) return;  // the other end is gone, and nobody else asks
     text.remove_prefix(static_cast<std::size_t>(n));
   }
 }
@@ -48,8 +49,16 @@ Status renew(const DeathSignal& death_signal) {
   return {};
 }
 
-void Report::about_to_execute() const {
-  if (fd_.valid()) send(fd_.get(), std::string_view(&kAboutToExecute, 1));
+Status Report::about_to_execute() const {
+  if (!fd_.valid()) return {};
+  char said = 0;
+  ssize_t n = -1;
+  do {
+    n = ::read(fd_.get(), &said, 1);
+  } while (n < 0 && errno == EINTR);
+  if (n != 1) return fail("the jailer is gone");
+  send(fd_.get(), std::string_view(&kAboutToExecute, 1));
+  return {};
 }
 
 void Report::failed(const base::Error& error) const {
@@ -58,9 +67,10 @@ void Report::failed(const base::Error& error) const {
 
 Result<Child> start_child(bool new_pid_ns, int cgroup, const std::function<void(const Report&)>& work) {
   std::array<int, 2> ends{};
-  if (::pipe2(ends.data(), O_CLOEXEC) < 0) return fail_errno(errno, "create a pipe");
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()) < 0)
+    return fail_errno(errno, "create a pair of sockets");
   Child child{.pid = -1, .report = UniqueFd(ends[0])};
-  UniqueFd write_end(ends[1]);
+  UniqueFd childs_end(ends[1]);
 
   clone_args arguments{};
   arguments.exit_signal = SIGCHLD;
@@ -74,7 +84,7 @@ Result<Child> start_child(bool new_pid_ns, int cgroup, const std::function<void(
     return fail_errno(errno, "start a process{} (clone3)", new_pid_ns ? " in a new PID namespace" : "");
   if (pid == 0) {
     child.report.reset();
-    work(Report(std::move(write_end)));
+    work(Report(std::move(childs_end)));
     ::_exit(1);
   }
   child.pid = static_cast<pid_t>(pid);
@@ -84,6 +94,10 @@ Result<Child> start_child(bool new_pid_ns, int cgroup, const std::function<void(
 void stop(const Child& child) {
   ::kill(child.pid, SIGKILL);
   ::waitpid(child.pid, nullptr, 0);
+}
+
+void allow_to_execute(const Child& child) {
+  send(child.report.get(), std::string_view(&kExecute, 1));
 }
 
 Status wait_until_executed(const Child& child) {

@@ -14,8 +14,9 @@ namespace mayfly::jailer {
 class Report {
  public:
   explicit Report(base::UniqueFd fd) : fd_(std::move(fd)) {}
-  // Whatever ends the process from here on, it is the VMM.
-  void about_to_execute() const;
+  // Waits for allow_to_execute, where there is a jailer to ask. Whatever ends the process from here on, it is
+  // the VMM. Fails when the jailer is gone.
+  [[nodiscard]] base::Status about_to_execute() const;
   void failed(const base::Error& error) const;
 
  private:
@@ -34,7 +35,7 @@ base::Status renew(const DeathSignal& death_signal);
 
 struct Child {
   pid_t pid = -1;
-  base::UniqueFd report;
+  base::UniqueFd report;  // the other end of its Report: a socket
 };
 
 // Runs `work` in a child, in a new PID namespace if `new_pid_ns`, and in the cgroup of version 2 that
@@ -43,6 +44,9 @@ base::Result<Child> start_child(bool new_pid_ns, int cgroup, const std::function
 
 // Ends it, and waits for that: its end empties the cgroups, which can be removed then.
 void stop(const Child& child);
+
+// What is to be there before the VMM runs is there.
+void allow_to_execute(const Child& child);
 
 // Waits until the child has executed the VMM. The error is the child's own; the child is gone then.
 base::Status wait_until_executed(const Child& child);
