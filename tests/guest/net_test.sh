@@ -96,10 +96,11 @@ refused_without_tap() {
 
 # Ends when a packet leaves the guest that no wire of this MTU would take, and notes it.
 watch_packets() {
-  python3 - "$work/from_guest" <<'END' &
+  python3 - "$work/from_guest" "$work/watching" <<'END' &
 import pathlib, socket, sys
 tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
 tap.bind(("tap0", 0))
+pathlib.Path(sys.argv[2]).touch()
 while True:
     try:
         packet, (_, _, kind, _, _) = tap.recvfrom(1 << 17)
@@ -110,6 +111,7 @@ while True:
         break
 END
   watcher=$!
+  until [ -e "$work/watching" ]; do sleep 0.2; done
 }
 # The average packet to the guest is larger than an MTU and a header; before it sends, those are nearly all data.
 average_larger_than_mtu() {
@@ -189,7 +191,6 @@ check "what it got came in packets larger than the MTU" average_larger_than_mtu
 kill -STOP $upload
 check "it waits for a reader that stops" quiet
 watch_packets
-sleep 5 # for the watcher to be there
 kill -CONT $upload
 check "it sends them back" is sent "done"
 wait $upload

@@ -37,7 +37,8 @@ echo 1 >"$event/enable" || exit 125
 status=0
 "$@" || status=$?
 echo 0 >"$event/enable"
-sleep 1 # for the last of it to be read
+until awk '/^entries:/ && $2 > 0 { exit 1 }' "$tracing"/per_cpu/cpu*/stats; do sleep 0.2; done
+sleep 1 # for what was read to be written
 kill "$reader" 2>/dev/null
 wait "$reader" "$writer" 2>/dev/null
 rm "$pipe"

@@ -223,7 +223,7 @@ TEST_CASE("many stops at once, of a command that ends at once") {
 
 TEST_CASE("--timeout ends a detached machine") {
   const Host host;
-  REQUIRE(host.run(detach({"--name", "one", "--timeout", "0.3"}, {"sleep", "1000"})).status == 0);
+  REQUIRE(host.run(detach({"--name", "one", "--timeout", "3"}, {"sleep", "1000"})).status == 0);
   CHECK(host.run({"@wait", "one"}).status == 124);
   CHECK(eventually([&] { return host.nothing_left(); }));
 }

@@ -182,13 +182,15 @@ std::string refused(const Words& words) {
 TEST_CASE("a tap, an address and rules, and nothing of them afterwards") {
   if (!in_own_network()) return;
   REQUIRE(nothing_left());
-  Run run({"--net", "--publish", "8080:80", "--", "sh", "-c", "echo up; sleep 1; exit 4"});
+  Run run({"--net", "--publish", "8080:80", "--", "sh", "-c",
+           "trap 'exit 4' TERM; echo up; while :; do sleep 0.05; done"});
   run.says("up");
   CHECK(tables() == "table inet mayfly0\n");
   const std::string address = output_of({"ip", "-o", "address", "show", "mayfly0"});
   CHECK_THAT(address, Contains("10.213.0.1/30") && !Contains("inet6"));
   CHECK(forwarding("up0"));
   CHECK_FALSE(cli::forwards());
+  ::kill(run.pid, SIGTERM);
   CHECK(run.finish() == 4);
   CHECK(nothing_left());
 }
