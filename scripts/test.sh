@@ -153,7 +153,7 @@ for name in "${suites[@]}"; do
     lab) suite "Lab" lab/test.sh ;;
     guest)
       # What `mayfly run --net` runs, and what its test is made with.
-      need_packages curl ethtool fio iperf3 iproute2 nftables passt procps || exit 1
+      need_packages curl ethtool fio iperf3 iproute2 jq nftables passt procps || exit 1
       scripts/build.sh || { failed=$((failed + 1)); continue; }
       suite "Linux guests" guest_suite
       ;;

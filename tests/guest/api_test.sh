@@ -16,30 +16,44 @@ trap '[ -z "$pid" ] || kill -9 "$pid" 2>/dev/null; [ -z "$loop" ] || losetup --d
 deadline=2400
 boot_args="console=ttyS0 loglevel=1 reboot=k,panic_warm panic=-1 tsc=reliable swiotlb=noforce"
 
-# http METHOD PATH [BODY]: the bytes that Go's net/http sends; prints the status and the content that is answered.
-http() {
-  python3 - "$socket" "$@" <<'END'
-import json, socket, sys
-path, method, target = sys.argv[1:4]
-body = sys.argv[4] + "\n" if len(sys.argv) > 4 else ""
-head = f"{method} {target} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: Go-http-client/1.1\r\n"
-if body:
-    head += f"Content-Length: {len(body)}\r\nAccept: application/json\r\nContent-Type: application/json\r\n"
-else:
-    head += "Accept: application/json\r\n"
-with socket.socket(socket.AF_UNIX) as s:
-    s.settimeout(120)
-    s.connect(path)
-    s.sendall((head + "Accept-Encoding: gzip\r\n\r\n" + body).encode())
-    with s.makefile("rb") as f:
-        status = f.readline().split()[1].decode()
-        headers = {}
-        while (line := f.readline().strip()):
-            name, value = line.split(b":", 1)
-            headers[name.lower()] = value.strip()
-        content = f.read(int(headers.get(b"content-length", 0))).decode()
-print(status, content)
+# Sends the bytes that Go's net/http does. For each request three lines come in: method, path, body; a line goes out: the status
+# and the content that is answered. One for all requests: an emulated host takes seconds to start it.
+coproc client {
+  exec python3 -u - "$socket" 3<&0 <<'END'
+import socket, sys
+requests = open(3)
+while (method := requests.readline().rstrip("\n")):
+    target, body = requests.readline().rstrip("\n"), requests.readline()
+    head = f"{method} {target} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: Go-http-client/1.1\r\n"
+    if body == "\n":
+        body = ""
+    else:
+        head += f"Content-Length: {len(body)}\r\nAccept: application/json\r\nContent-Type: application/json\r\n"
+    if not body:
+        head += "Accept: application/json\r\n"
+    try:
+        with socket.socket(socket.AF_UNIX) as s:
+            s.settimeout(120)
+            s.connect(sys.argv[1])
+            s.sendall((head + "Accept-Encoding: gzip\r\n\r\n" + body).encode())
+            with s.makefile("rb") as f:
+                status = f.readline().split()[1].decode()
+                headers = {}
+                while (line := f.readline().strip()):
+                    name, value = line.split(b":", 1)
+                    headers[name.lower()] = value.strip()
+                content = f.read(int(headers.get(b"content-length", 0))).decode()
+        print(status, content)
+    except (OSError, IndexError) as error:
+        print("none", repr(error))
 END
+}
+exec {to_client}>&"${client[1]}" {from_client}<&"${client[0]}"
+# http METHOD PATH [BODY]
+http() {
+  local answer
+  printf '%s\n%s\n%s\n' "$1" "$2" "${3:-}" >&"$to_client"
+  IFS= read -r -t 150 answer <&"$from_client" && printf '%s\n' "$answer"
 }
 # does METHOD PATH BODY: it is accepted.
 does() {

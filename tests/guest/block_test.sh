@@ -63,7 +63,7 @@ END
 
 # counted DEVICE METRIC: what the machine counted by its end.
 counted() {
-  python3 -c 'import json, sys; print(json.loads(open(sys.argv[1]).read())[sys.argv[2]][sys.argv[3]])' "$work/metrics" "$@"
+  jq --arg device "$1" --arg metric "$2" '.[$device][$metric]' "$work/metrics"
 }
 
 # said NAME: what the guest said.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Linux guests whose mayfly-vmm is in a jail: as root with a cgroup and the control socket, without root with /dev/kvm as a
-# descriptor, and by mayfly run in each way there is. Runs where tests/guest/run_test.sh does (lab/run tests/guest/jail_test.sh); needs root, curl and busybox-static.
+# descriptor, and by mayfly run in each way there is. Runs where tests/guest/run_test.sh does (lab/run tests/guest/jail_test.sh); needs root, curl, jq and busybox-static.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 bin=${MAYFLY_BIN:-$PWD/build/release/bin}
@@ -126,9 +126,8 @@ check "the guest ran there, by a descriptor for /dev/kvm" guest_was_right "$root
 
 # ---- mayfly run ----
 mayfly() { timeout -k 5 "$deadline" "${as[@]}" env XDG_RUNTIME_DIR="$runtime" HOME=/ "$bin/mayfly" "$@" </dev/null; }
-field() { python3 -c 'import json, sys; print(json.load(sys.stdin)[sys.argv[1]])' "$1"; }
 says() { [ "$(wc -l <"$work/err")" -eq 1 ] && grep -qF -- "$1" "$work/err" || { cat "$work/err" >&2; return 1; }; }
-started() { mayfly run "$@" --detach --name jailed -- sleep 1000 >"$work/out" 2>"$work/err" && pid=$(mayfly inspect jailed | field vmm_pid); }
+started() { mayfly run "$@" --detach --name jailed -- sleep 1000 >"$work/out" 2>"$work/err" && pid=$(mayfly inspect jailed | jq .vmm_pid); }
 nothing_left() {
   for _ in $(seq 100); do
     [ -z "$(find "$runtime" -mindepth 1 ! -type d ! -name .lock)" ] && ! pgrep -f mayfly-vmm >/dev/null && return 0
@@ -142,7 +141,7 @@ works() {
   [ "$(mayfly exec jailed -- sh -c 'echo $((6 * 7))')" = 42 ] && mayfly pause jailed && mayfly resume jailed &&
     mayfly stats jailed | grep -q jailed && mayfly inspect jailed | grep -q '"api_socket"'
 }
-in_force() { [ "$(mayfly inspect jailed | field jail)" = "$1" ]; }
+in_force() { [ "$(mayfly inspect jailed | jq -r .jail)" = "$1" ]; }
 # The VMM's threads and files, seen from the host.
 no_code_is_writable() { ! awk '$2 ~ /w.*x/' "/proc/$pid/maps" | grep .; }
 sees_only_its_jail() { [ "$(ls "/proc/$pid/root/" | tr '\n' ' ')" = "$1" ] || { ls "/proc/$pid/root/" >&2; return 1; }; }

@@ -29,7 +29,7 @@ host=10.77.0.1
 limited_host=10.78.0.1
 # Of each limiter, in a second. A request of the drive's is 64 KiB or 4 KiB.
 # Far below what an emulated guest that shares its CPUs manages.
-disk_rate=$((4 << 20)) disk_operations=50 net_rate=$((64 << 10))
+disk_rate=$((1 << 20)) disk_operations=20 net_rate=$((64 << 10))
 
 # add_program NAME: the program and its libraries.
 add_program() {
@@ -193,16 +193,15 @@ start() {
 
 # What the guest said about NAME, once it did; fails when it is over without a word.
 said() {
-  local line
-  while :; do
-    line=$(sed -n "s/^$1 //p" "$work/console" | tr -d '\r' | tail -n 1)
-    [ -z "$line" ] || { printf '%s\n' "$line"; return; }
-    grep -q "^$1" "$work/console" || kill -0 "$vmm_pid" 2>/dev/null || break
+  until grep -q "^$1 .*"$'\r$' "$work/console"; do
+    if ! kill -0 "$vmm_pid" 2>/dev/null; then
+      echo "    the guest did not say \"$1\":" >&2
+      tail -n 15 "$work/console" "$work/log" | sed 's/^/      /' >&2
+      return 1
+    fi
     sleep 0.5
   done
-  echo "    the guest did not say \"$1\":" >&2
-  tail -n 15 "$work/console" "$work/log" | sed 's/^/      /' >&2
-  return 1
+  sed -n "s/^$1 //p" "$work/console" | tr -d '\r' | tail -n 1
 }
 is() { [ "$(said "$1")" = "$2" ] || { echo "    $1: wanted \"$2\", got \"$(said "$1")\"" >&2; return 1; }; }
 at_least() { [ "$(said "$1")" -ge "$2" ] || { echo "    $1: wanted at least $2, got $(said "$1")" >&2; return 1; }; }

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/../.." || exit 1
 vmm=${MAYFLY_BIN:-$PWD/build/release/bin}/mayfly-vmm
 kernel=${MAYFLY_ARTIFACTS:-$PWD/artifacts}/vmlinux
 busybox=$(command -v busybox) || { echo "tests/guest/net_test.sh: busybox is missing" >&2; exit 1; }
-megabytes=24
+megabytes=12
 # What takes longer hangs.
 deadline=600
 host=10.77.0.1
