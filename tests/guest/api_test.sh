@@ -27,10 +27,9 @@ while (method := requests.readline().rstrip("\n")):
     head = f"{method} {target} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: Go-http-client/1.1\r\n"
     if body == "\n":
         body = ""
+        head += "Accept: application/json\r\n"
     else:
         head += f"Content-Length: {len(body)}\r\nAccept: application/json\r\nContent-Type: application/json\r\n"
-    if not body:
-        head += "Accept: application/json\r\n"
     try:
         with socket.socket(socket.AF_UNIX) as s:
             s.settimeout(120)
