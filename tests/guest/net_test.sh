@@ -111,7 +111,7 @@ while True:
         break
 END
   watcher=$!
-  until [ -e "$work/watching" ]; do sleep 0.2; done
+  until [ -e "$work/watching" ] || ! kill -0 $watcher 2>/dev/null; do sleep 0.2; done
 }
 # The average packet to the guest is larger than an MTU and a header; before it sends, those are nearly all data.
 average_larger_than_mtu() {

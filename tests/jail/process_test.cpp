@@ -15,7 +15,7 @@ using namespace mayfly::test;
 
 namespace {
 
-// A child that says "x" where it would execute the VMM. `said` is closed at its end, as by execve(2).
+// A child that says "x" where it would execute the VMM. Its end closes its report, as execve(2) does.
 base::Result<jailer::Child> start(const Pipe& said) {
   return jailer::start_child(false, -1, [&said](const jailer::Report& report) {
     if (const auto asked = report.about_to_execute(); !asked) ::_exit(9);

@@ -37,7 +37,7 @@ echo 1 >"$event/enable" || exit 125
 status=0
 "$@" || status=$?
 echo 0 >"$event/enable"
-until awk '/^entries:/ && $2 > 0 { exit 1 }' "$tracing"/per_cpu/cpu*/stats; do sleep 0.2; done
+until awk '/^entries:/ && $2 > 0 { exit 1 }' "$tracing"/per_cpu/cpu*/stats || ! kill -0 "$reader" 2>/dev/null; do sleep 0.2; done
 sleep 1 # for what was read to be written
 kill "$reader" 2>/dev/null
 wait "$reader" "$writer" 2>/dev/null
